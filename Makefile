@@ -1,0 +1,42 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup audit test lint bench bench-layers docs clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
+
+setup: $(STAMP)  ## create .venv with everything the project needs
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[clip,hf]" --group dev
+	touch $(STAMP)
+
+audit: setup  ## run the embedded default audit; the last line is the report's path
+	@$(BIN)/seepage audit
+
+lint: setup  ## style, types and the import graph
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint  ## lint, then the tests
+	$(BIN)/pytest
+
+bench: setup  ## the benchmarks whose figures the documents quote
+	$(BIN)/python benchmarks/first_audit.py
+
+bench-layers: setup  ## the cut law on every architecture at full size
+	$(BIN)/python benchmarks/layers.py
+
+docs: setup  ## build the documentation into docs/_build/html
+	$(BIN)/sphinx-build -W -b html docs docs/_build/html
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) docs/_build docs/jupyter_execute seepage-out

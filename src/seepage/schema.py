@@ -1,0 +1,191 @@
+"""Versioned result records: one JSON line a cell. No torch in here, so that a report can be made anywhere."""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+CellStatus = Literal["done", "failed", "not_run"]
+SampleStatus = Literal["converged", "stopped", "failed"]
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, unknown keys refused, non-finite floats written as strings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Judge(Record):
+    """A model that judges recoveries: its victim name and the SHA-256 of its weights."""
+
+    name: str
+    sha256: str
+
+
+class Spec(Record):
+    """What determines a cell's result. Its hash, with assets and versions, is the cell's key."""
+
+    victim: str
+    weights_sha256: str
+    layer: str
+    size: int | None = None
+    defenses: tuple[str, ...] = ()
+    wire: str = "fp32"
+    attack: str
+    adapter_sha256: str | None = None
+    attacker: str = "none"
+    effort: str = "standard"
+    sends: int = 1
+    access: str = "white-box"
+    auxiliary: str = "none"
+    data: str
+    manifest_sha256: str
+    public: str | None = None
+    gallery: str | None = None
+    metrics: tuple[str, ...] = ()
+    judges: dict[str, Judge] = Field(default_factory=dict)
+    seed: int = 0
+
+
+class Cut(Record):
+    """Where the model was cut: position among the cuts, shape of one leak, multiply-adds before and after."""
+
+    index: int
+    shape: tuple[int, ...]
+    macs_before: int
+    macs_after: int
+
+
+class Protection(Record):
+    """What one defense of the pipeline claims: who holds its secret, whom it helps against, its (epsilon, delta)."""
+
+    name: str
+    holder: str
+    protects_from: tuple[str, ...]
+    epsilon: float | None = None
+    delta: float | None = None
+
+
+class Environment(Record):
+    """Where a cell ran."""
+
+    version: str
+    git: str | None = None
+    packages: dict[str, str] = Field(default_factory=dict)
+    device: str
+
+
+class Shown(Record):
+    """What there is to show of a recovery or of the truth. `image` is a path relative to the output folder."""
+
+    image: str | None = None
+    caption: str | None = None
+    label: str | None = None
+
+
+class Sample(Record):
+    """One picture of a cell: what came back and how well. A failed sample keeps its line and its message."""
+
+    id: str
+    image_sha256: str
+    status: SampleStatus
+    message: str = ""
+    residual: float | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    recovered: Shown | None = None
+    truth: Shown | None = None
+    seconds: float = 0.0
+
+
+class Stats(Record):
+    """Statistics of one metric over samples.
+
+    `worst` is the mean of the most-leaking decile (at least one sample), `ci_low, ci_high` the 95 % bootstrap interval
+    of the mean, `recovery` 0 at the strongest null control and 1 at the truth with its own interval, `corpus` the value
+    where it is not the mean. `n` counts the samples that have a value, `n_failed` those that failed.
+    """
+
+    mean: float
+    median: float
+    min: float
+    max: float
+    worst: float
+    ci_low: float
+    ci_high: float
+    n: int
+    n_failed: int = 0
+    recovery: float | None = None
+    recovery_low: float | None = None
+    recovery_high: float | None = None
+    corpus: float | None = None
+
+
+class Bound(Record):
+    """A lower bound on any attacker's mean squared error, or the reason there is none."""
+
+    mse: float | None = None
+    reason: str = ""
+    spectrum: tuple[float, ...] = ()
+
+
+class Check(Record):
+    """A warning that a result is not to be trusted, or a note on how to read it."""
+
+    name: str
+    level: Literal["info", "warning", "error"]
+    message: str
+
+
+class Cost(Record):
+    """What a cell cost: seconds (fitting apart), passes through the prefix, peak bytes."""
+
+    fit_seconds: float = 0.0
+    seconds: float = 0.0
+    passes: int = 0
+    peak_bytes: int = 0
+
+
+class Cell(Record):
+    """One line of `results.jsonl`. A `not_run` line holds spec, status and message alone."""
+
+    schema_version: int = SCHEMA_VERSION
+    key: str
+    status: CellStatus
+    message: str = ""
+    unavailable: dict[str, str] = Field(default_factory=dict)
+    spec: Spec
+    cut: Cut | None = None
+    protection: tuple[Protection, ...] = ()
+    environment: Environment | None = None
+    samples: tuple[Sample, ...] = ()
+    summary: dict[str, Stats] = Field(default_factory=dict)
+    controls: dict[str, dict[str, Stats]] = Field(default_factory=dict)
+    ceilings: dict[str, dict[str, Stats]] = Field(default_factory=dict)
+    utility: dict[str, float] = Field(default_factory=dict)
+    bytes_per_image: int | None = None
+    bound: Bound | None = None
+    checks: tuple[Check, ...] = ()
+    cost: Cost | None = None
+
+    def line(self) -> str:
+        """Return the record as one JSON line, without the newline."""
+        return self.model_dump_json()
+
+    @classmethod
+    def parse(cls, line: str) -> Cell:
+        """Read one line.
+
+        Raises:
+            ValueError: it is no record, or of a newer schema than this version reads.
+        """
+        raw = json.loads(line)
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if not isinstance(version, int):
+            raise ValueError("not a seepage record: it has no schema_version")
+        if version > SCHEMA_VERSION:
+            raise ValueError(f"record of schema {version}; this version reads up to {SCHEMA_VERSION}: upgrade seepage")
+        return cls.model_validate(raw)

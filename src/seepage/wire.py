@@ -1,0 +1,53 @@
+"""Number formats on the way: what a leak loses and weighs when it is sent as fp32, fp16, bf16 or int8."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, get_args
+
+import torch
+
+from .types import Leak, SeepageError
+
+WireFormat = Literal["fp32", "fp16", "bf16", "int8"]
+FORMATS: tuple[str, ...] = get_args(WireFormat)
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
+_LEVELS = 127
+
+
+def encode(leak: Leak, wire: str) -> Leak:
+    """Return the leak in the format it travels in; int8 is symmetric with one scale a row.
+
+    Raises:
+        SeepageError: no such format, or values that the format cannot hold.
+    """
+    if wire not in _DTYPES:
+        raise SeepageError(f"no wire format is called {wire!r}; known: {', '.join(FORMATS)}")
+    features = leak.features.float()
+    if wire != "int8":
+        sent = features.to(_DTYPES[wire])
+        if not torch.isfinite(sent).all() and torch.isfinite(features).all():
+            largest = float(features.abs().max())
+            raise SeepageError(f"{wire} cannot hold a feature of {largest:.4g}; bf16 and fp32 can")
+        return dataclasses.replace(leak, features=sent, header=dataclasses.replace(leak.header, wire=wire, scale=None))
+    rows = features.flatten(1)
+    scale = (rows.abs().amax(1) / _LEVELS).clamp_min(torch.finfo(torch.float32).tiny)
+    shaped = scale.view(-1, *[1] * (features.ndim - 1))
+    sent = (features / shaped).round().clamp(-_LEVELS, _LEVELS).to(torch.int8)
+    header = dataclasses.replace(leak.header, wire=wire, scale=tuple(scale.tolist()))
+    return dataclasses.replace(leak, features=sent, header=header)
+
+
+def decode(leak: Leak) -> Leak:
+    """Return the leak as its reader sees it: float32, the scale multiplied in. The header keeps the format."""
+    features = leak.features.float()
+    if leak.header.scale is not None and leak.features.dtype == torch.int8:
+        scale = torch.tensor(leak.header.scale, device=features.device)
+        features = features * scale.view(-1, *[1] * (features.ndim - 1))
+    return leak.with_features(features)
+
+
+def bytes_per_image(leak: Leak) -> int:
+    """Return what one row weighs on the wire, its scale included."""
+    row = leak.features[0]
+    return row.numel() * _DTYPES[leak.header.wire].itemsize + (4 if leak.header.scale is not None else 0)
