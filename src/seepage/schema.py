@@ -189,3 +189,33 @@ class Cell(Record):
         if version > SCHEMA_VERSION:
             raise ValueError(f"record of schema {version}; this version reads up to {SCHEMA_VERSION}: upgrade seepage")
         return cls.model_validate(raw)
+
+
+class RecoveredRow(Record):
+    """One row of a leak as an attacker without the truth has it: how the recovery ended and where it lies."""
+
+    name: str
+    status: SampleStatus
+    message: str = ""
+    residual: float | None = None
+    passes: int = 0
+    image: str | None = None
+
+
+class RecoveryRecord(Record):
+    """What `seepage recover` writes: the leak it read, the attack it ran, one row a row of the leak."""
+
+    schema_version: int = SCHEMA_VERSION
+    leak_sha256: str
+    victim: str
+    weights_sha256: str
+    layer: str
+    wire: str
+    attack: str
+    effort: str
+    access: str
+    auxiliary: str
+    seed: int
+    environment: Environment
+    rows: tuple[RecoveredRow, ...]
+    cost: Cost

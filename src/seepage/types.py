@@ -263,7 +263,8 @@ class Attack(Protocol):
     """A frozen dataclass whose fields are its configuration.
 
     `efforts` gives, for `quick`, `standard` and `full`, the parameters that differ from the defaults. `access` and
-    `auxiliary` say what the attack needs; they may depend on the configuration.
+    `auxiliary` say what the attack needs; they may depend on the configuration. `budget` is the most passes through the
+    prefix, forward or forward and backward, that recovering one picture may take: forecasts and progress go by it.
     """
 
     efforts: ClassVar[dict[str, dict[str, int | float | str]]]
@@ -272,6 +273,8 @@ class Attack(Protocol):
     def access(self) -> Access: ...
     @property
     def auxiliary(self) -> Auxiliary: ...
+    @property
+    def budget(self) -> int: ...
 
     def fit(
         self,
@@ -340,6 +343,10 @@ class Metric(Protocol):
 
     def corpus(self, truth: Pictures, recovery: Recovery) -> float | None:
         """Return the value over the corpus where that is not the mean, else None."""
+        ...
+
+    def unavailable(self, image_shape: tuple[int, int, int]) -> str | None:
+        """Return why the metric cannot be had for pictures of this shape, None where it can."""
         ...
 
 

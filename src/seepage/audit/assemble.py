@@ -1,0 +1,165 @@
+"""From finished samples to the record of a cell: statistics, controls, checks, cost."""
+
+from __future__ import annotations
+
+import functools
+import math
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from .. import __version__, wire
+from ..checks import check
+from ..data import batches
+from ..schema import Cell, Cost, Environment, Spec, Stats
+from ..store import SampleLine
+from ..types import SplitModel
+from .statistics import describe, with_recovery
+from .workbench import Workbench
+
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-image")
+
+
+def record(
+    bench: Workbench, key: str, spec: Spec, split: SplitModel, lines: Sequence[SampleLine], fit_seconds: float
+) -> Cell:
+    """Return the record of a finished cell from its samples, in the order of the pictures."""
+    ordered = sorted(lines, key=lambda line: line.index)
+    samples = tuple(line.sample for line in ordered)
+    good = [line for line in ordered if line.sample.status != "failed"]
+    summary, controls = _summarise(bench, good, len(ordered) - len(good))
+    unavailable = dict(bench.unavailable)
+    if good and not any("shuffled" in line.controls for line in good):
+        unavailable["shuffled"] = "there is no other picture to score these recoveries against"
+    return Cell(
+        key=key,
+        status="done" if good else "failed",
+        message="" if good else f"every sample failed, the first because: {samples[0].message}",
+        unavailable=unavailable,
+        spec=spec,
+        cut=bench.cut(split.layer),
+        environment=environment(bench.device),
+        samples=samples,
+        summary=summary,
+        controls=controls,
+        utility=utility(bench, split),
+        bytes_per_image=_bytes(bench, split),
+        checks=check(samples, summary, pictures=any(line.sample.residual is not None for line in good)),
+        cost=Cost(
+            fit_seconds=fit_seconds,
+            seconds=sum(sample.seconds for sample in samples),
+            passes=sum(line.passes for line in ordered),
+            peak_bytes=_peak_bytes(bench.device),
+        ),
+    )
+
+
+def _summarise(
+    bench: Workbench, good: Sequence[SampleLine], n_failed: int
+) -> tuple[dict[str, Stats], dict[str, dict[str, Stats]]]:
+    summary: dict[str, Stats] = {}
+    controls: dict[str, dict[str, Stats]] = {}
+    for name, metric in bench.metrics.items():
+        having = [line for line in good if name in line.sample.metrics]
+        if not having:
+            continue
+        values = [line.sample.metrics[name] for line in having]
+        nulls = _control_values(having, name)
+        stats = describe(values, higher_leaks=metric.higher_means_more_leakage, n_failed=n_failed)
+        summary[name] = with_recovery(stats, values, nulls, perfect=metric.perfect)
+        for control, scores in nulls.items():
+            controls.setdefault(control, {})[name] = describe(scores, higher_leaks=metric.higher_means_more_leakage)
+    return summary, controls
+
+
+def _control_values(lines: Sequence[SampleLine], metric: str) -> Mapping[str, list[float]]:
+    names = dict.fromkeys(name for line in lines for name in line.controls)
+    values = {n: [c[n][metric] for c in (line.controls for line in lines) if metric in c.get(n, {})] for n in names}
+    return {name: scores for name, scores in values.items() if scores}
+
+
+def utility(bench: Workbench, split: SplitModel) -> dict[str, float]:
+    """Return what the rightful next stage keeps: its outputs on what was sent, against the uncut, undefended model.
+
+    `agreement` is the share of pictures whose top class stays (for outputs that are class scores), `cosine` the mean
+    cosine between the outputs. Empty for a stored dump whose pictures cannot all be read.
+    """
+    return dict(_utility(bench, split))
+
+
+@functools.lru_cache(maxsize=32)
+@torch.no_grad()
+def _utility(bench: Workbench, split: SplitModel) -> Mapping[str, float]:
+    agreements, cosines = [], []
+    for batch in batches(bench.source, split.load, 16):
+        if batch.pictures is None:
+            continue
+        images = batch.pictures.images.to(bench.device)
+        if bench.stored is None:
+            received = bench.received(split, images)
+        else:
+            received = bench.stored_rows(list(batch.indices))
+        if not torch.isfinite(received.features).all():
+            continue
+        whole = _first(bench.victim.model(bench.victim.normalise(images))).flatten(1).float()
+        kept = split.finish(received).flatten(1).float()
+        if bench.victim.classes is not None or whole.shape[1] > 1:
+            agreements += (whole.argmax(1) == kept.argmax(1)).double().tolist()
+        cosines += torch.nn.functional.cosine_similarity(whole, kept).double().tolist()
+    found = {"agreement": agreements, "cosine": cosines}
+    return {name: math.fsum(values) / len(values) for name, values in found.items() if values}
+
+
+def _first(outputs: object) -> torch.Tensor:
+    """The first tensor of a model's outputs."""
+    if isinstance(outputs, torch.Tensor):
+        return outputs
+    parts = outputs.values() if isinstance(outputs, Mapping) else outputs
+    return _first(next(iter(parts)))  # type: ignore[call-overload]
+
+
+def _bytes(bench: Workbench, split: SplitModel) -> int:
+    if bench.stored is not None:
+        return wire.bytes_per_image(bench.stored)
+    return wire.bytes_per_image(bench.sent(split, torch.full((1, *split.image_shape), 0.5)))
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@functools.lru_cache(maxsize=4)
+def environment(device: torch.device) -> Environment:
+    """Return where this runs: versions, commit of a source checkout, device."""
+    packages = {name: metadata.version(name) for name in _PACKAGES}
+    packages["python"] = platform.python_version()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return Environment(version=__version__, git=_commit(), packages=packages, device=f"{device}: {name}")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    models = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    model = models[0].partition(":")[2].strip() if models else platform.processor() or platform.machine()
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this package runs from; None for an installed one."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
+        return None
+    try:
+        said = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return said.stdout.strip()

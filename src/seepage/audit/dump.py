@@ -1,0 +1,141 @@
+"""The two sides of the split with a file between them: write a leak, recover from one without the truth."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from .. import data, pictures, registry, seeding, victims, wire
+from ..data.features import open_leak, read_header, write_leak
+from ..files import replacing
+from ..schema import Cost, RecoveredRow, RecoveryRecord
+from ..types import Images, Knowledge, Leak, Recoverer, SplitModel
+from ..victims.cut import cut
+from .assemble import environment
+from .cell import batch_size, counted
+from .request import Request, RequestError
+from .rows import take_recovery
+from .workbench import Workbench, residuals
+
+RECOVERY = "recovery.json"
+_BATCH = 16
+
+
+def dump(bench: Workbench, path: Path, advance: Callable[[float], None]) -> tuple[int, list[str]]:
+    """Write the leak of the request's pictures at its one layer; return the rows written and what was left out.
+
+    Raises:
+        SeepageError: no picture can be read, or the file cannot be written.
+    """
+    split = bench.split(bench.layers[0])
+    parts: list[Leak] = []
+    ids: list[str] = []
+    failed: list[str] = []
+    for batch in data.batches(bench.source, split.load, _BATCH):
+        failed += batch.failed.values()
+        if batch.pictures is not None:
+            parts.append(bench.sent(split, batch.pictures.images))
+            ids += batch.pictures.ids
+        advance((len(ids) + len(failed)) / len(bench.source))
+    if not parts:
+        raise RequestError(f"no picture of {bench.source.name} can be read: {failed[0]}")
+    scales = [part.header.scale for part in parts]
+    scale = None if scales[0] is None else tuple(value for row in scales if row is not None for value in row)
+    leak = Leak(
+        torch.cat([part.features.cpu() for part in parts]),
+        dataclasses.replace(parts[0].header, scale=scale),
+        None if bench.request.redact else tuple(ids),
+    )
+    write_leak(leak, path)
+    return len(leak), failed
+
+
+def recover_file(
+    request: Request, path: Path, folder: Path, advance: Callable[[float], None]
+) -> tuple[RecoveredRow, ...]:
+    """Recover every row of a leak file and write pictures and `recovery.json` into the folder.
+
+    The request's victim and layer, where given, must be the leak's; a raw array needs both.
+
+    Raises:
+        SeepageError: the file is no leak of this victim and layer, or the folder cannot be written.
+    """
+    split = _split(request, path)
+    leak = open_leak(path, split)
+    bench = Workbench(request)
+    text = registry.spec("attack", bench.attack(request.attacks[0]))
+    attack = bench.attack(text)
+    began = time.perf_counter()
+    fit_generator = seeding.generator(request.seed, "fit", split.name, split.layer, text)
+    recoverer = attack.fit(Knowledge(split.image_shape, split.prefix), fit_generator)
+    fit_seconds = time.perf_counter() - began
+    rows: list[RecoveredRow] = []
+    size = batch_size(split.image_shape, split.device)
+    for start in range(0, len(leak), size):
+        part = wire.decode(leak.rows(start, start + size))
+        total = len(leak) * max(1, attack.budget)
+        done = start / len(leak)
+        with counted(split.prefix, lambda passes, done=done: advance(min(1.0, done + passes / total))):  # type: ignore[misc]
+            rows += _recover(
+                part.with_features(part.features.to(split.device)), start, recoverer, split, request.seed, folder
+            )
+    record = RecoveryRecord(
+        leak_sha256=pictures.file_sha256(path),
+        victim=split.name,
+        weights_sha256=split.weights_sha256,
+        layer=split.layer,
+        wire=leak.header.wire,
+        attack=text,
+        effort=request.effort,
+        access=attack.access,
+        auxiliary=attack.auxiliary,
+        seed=request.seed,
+        environment=environment(split.device),
+        rows=tuple(rows),
+        cost=Cost(
+            fit_seconds=fit_seconds,
+            seconds=time.perf_counter() - began - fit_seconds,
+            passes=sum(row.passes for row in rows),
+        ),
+    )
+    with replacing(folder / RECOVERY) as target:
+        target.write_text(record.model_dump_json(indent=2), encoding="utf-8")
+    return record.rows
+
+
+def _split(request: Request, path: Path) -> SplitModel:
+    header = read_header(path)
+    name = request.victim or (header.victim if header else "")
+    layer = request.layers[0] if request.layers else (header.layer if header else "")
+    if not name or not layer:
+        raise RequestError(f"{path} does not say which model it came from: name it with --victim and --layer")
+    return cut(victims.load(name, device=request.device, size=request.size), layer)
+
+
+def _recover(
+    leak: Leak, start: int, recoverer: Recoverer, split: SplitModel, seed: int, folder: Path
+) -> list[RecoveredRow]:
+    recovery = recoverer.recover(leak, seeding.generators(seed, "attack", seeding.row_hashes(leak.features)))
+    off = residuals(split, leak.features, recovery)
+    rows = []
+    for row, status in enumerate(recovery.status):
+        image = None
+        kept = take_recovery(recovery, [row])
+        if status.kind != "failed" and isinstance(kept.value, Images):
+            image = f"{start + row:05d}.png"
+            pictures.write_png(kept.value.images[0].clamp(0, 1), folder / image)
+        rows.append(
+            RecoveredRow(
+                name=leak.ids[row] if leak.ids else str(start + row),
+                status=status.kind,
+                message=status.message,
+                residual=off[row] if status.kind != "failed" else None,
+                passes=int(recovery.passes[row]),
+                image=image,
+            )
+        )
+    return rows

@@ -1,0 +1,93 @@
+"""From a request to the cells it asks for, and what they are expected to take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..schema import Spec
+from ..store import cell_key
+from .cell import batch_size
+from .workbench import Workbench
+
+_PICTURE_BYTES = 1.2  # PNG bytes a pixel of a photograph
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell to run: its key and spec."""
+
+    key: str
+    spec: Spec
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a cell is expected to take: seconds, and bytes in the output folder."""
+
+    seconds: float
+    bytes: int
+
+
+def jobs(bench: Workbench) -> tuple[Job, ...]:
+    """Return the grid's cells, layer by layer.
+
+    Raises:
+        SeepageError: a victim, layer, attack, metric, judge or picture folder is not as asked for.
+    """
+    request = bench.request
+    for layer in bench.layers:
+        bench.cut(layer)
+    found = []
+    for layer in bench.layers:
+        for text in bench.attacks:
+            attack = bench.attack(text)
+            spec = Spec(
+                victim=bench.victim.name,
+                weights_sha256=bench.victim.weights_sha256,
+                layer=layer,
+                size=request.size,
+                wire=bench.wire,
+                attack=text,
+                effort=request.effort,
+                access=attack.access,
+                auxiliary=attack.auxiliary,
+                data=bench.source.name,
+                manifest_sha256=bench.manifest,
+                public=request.public,
+                metrics=tuple(bench.metrics),
+                judges=bench.judges,
+                seed=request.seed,
+            )
+            found.append(Job(cell_key(spec), spec))
+    return tuple(found)
+
+
+def forecast(bench: Workbench, cells: Sequence[Job]) -> list[Forecast]:
+    """Return what each cell is expected to take, from one timed pass through each prefix and the attacks' budgets."""
+    seconds = {layer: _pass_seconds(bench, layer) for layer in dict.fromkeys(job.spec.layer for job in cells)}
+    count = len(bench.source)
+    height, width = bench.victim.image_shape[1:]
+    size = 0 if bench.request.redact else int(_PICTURE_BYTES * height * width * count)
+    return [
+        Forecast(bench.attack(job.spec.attack).budget * count * seconds[job.spec.layer], size + 2000 * count)
+        for job in cells
+    ]
+
+
+def _pass_seconds(bench: Workbench, layer: str) -> float:
+    """Time one forward and backward pass through the prefix, a picture."""
+    split = bench.split(layer)
+    size = min(len(bench.source), batch_size(split.image_shape, bench.device))
+    images = torch.full((size, *split.image_shape), 0.5, device=bench.device, requires_grad=True)
+    taken = []
+    for _ in range(2):  # the first run warms up
+        began = time.perf_counter()
+        split.prefix(images).square().sum().backward()
+        if bench.device.type == "cuda":
+            torch.cuda.synchronize(bench.device)
+        taken.append(time.perf_counter() - began)
+    return taken[-1] / size

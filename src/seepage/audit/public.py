@@ -1,0 +1,41 @@
+"""The attacker's own pictures with their leaks, in two disjoint parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .. import data
+from ..data.source import PictureSource
+from ..types import Examples, Leak, Pair
+
+_SELECT_SHARE = 5
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """A re-iterable of (leak, pictures): each pass reads and protects them afresh."""
+
+    source: PictureSource
+    receive: Callable[[Tensor], Leak]
+    load: Callable[..., Tensor]
+
+    def __iter__(self) -> Iterator[Pair]:
+        for batch in data.batches(self.source, self.load, _BATCH):
+            if batch.pictures is not None:
+                yield self.receive(batch.pictures.images), batch.pictures
+
+
+def examples(source: PictureSource, receive: Callable[[Tensor], Leak], load: Callable[..., Tensor]) -> Examples:
+    """Split the attacker's pictures by hash, one in five to select on, the others to train on.
+
+    Equal files fall on the same side.
+    """
+    train, select = [], []
+    for index, entry in enumerate(source.entries):
+        part = select if int(entry.file_sha256[:8] or "0", 16) % _SELECT_SHARE == 0 else train
+        part.append(index)
+    return Examples(_Pairs(source.subset(train), receive, load), _Pairs(source.subset(select), receive, load))

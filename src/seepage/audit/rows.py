@@ -1,0 +1,41 @@
+"""Some rows of what has one row a picture."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ..types import Pictures, Recovery
+
+
+def take(truth: Pictures, rows: Sequence[int]) -> Pictures:
+    """Return some rows of the pictures."""
+    index = list(rows)
+
+    def pick(values: tuple[object, ...] | None) -> tuple[object, ...] | None:
+        return None if values is None else tuple(values[row] for row in index)
+
+    return Pictures(
+        truth.images[index],
+        tuple(truth.ids[row] for row in index),
+        None if truth.labels is None else truth.labels[index],
+        truth.classes,
+        pick(truth.captions),  # type: ignore[arg-type]
+        pick(truth.identities),  # type: ignore[arg-type]
+    )
+
+
+def take_recovery(recovery: Recovery, rows: Sequence[int]) -> Recovery:
+    """Return some rows of a recovery, its tensors on the CPU, without its trace."""
+    index = list(rows)
+    parts = {
+        field.name: _pick(getattr(recovery.value, field.name), index) for field in dataclasses.fields(recovery.value)
+    }
+    value = type(recovery.value)(**parts)
+    return Recovery(value, tuple(recovery.status[row] for row in index), recovery.passes[index].cpu())
+
+
+def _pick(values: Tensor | Sequence[object], index: list[int]) -> object:
+    return values[index].detach().cpu() if isinstance(values, Tensor) else tuple(values[row] for row in index)

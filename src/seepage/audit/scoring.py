@@ -1,0 +1,104 @@
+"""Scores of a batch of recoveries and of the null controls on the same pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import seeding
+from ..pictures import UnreadablePictureError
+from ..types import Images, Pictures, Recoverer, Recovery, SplitModel, Status
+from .rows import take_recovery
+from .workbench import Workbench, residuals
+
+MEAN_PICTURE, PRIOR, CONSTANT, SHUFFLED = "mean_picture", "prior", "constant", "shuffled"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One entry a sample; `labels` what the judge says of the recoveries and of the originals."""
+
+    residual: list[float | None]
+    metrics: list[dict[str, float]]
+    controls: list[dict[str, dict[str, float]]]
+    labels: tuple[list[str], list[str]] | None
+
+
+class Scorer:
+    """Scores recoveries against the truth. It alone holds both."""
+
+    def __init__(self, bench: Workbench, split: SplitModel, recoverer: Recoverer) -> None:
+        self._bench = bench
+        self._split = split
+        self._recoverer = recoverer
+        count = len(bench.source)
+        self._shift = 0 if count < 2 else 1 + bench.request.seed % (count - 1)
+
+    def score(self, indices: Sequence[int], truth: Pictures, features: Tensor, recovery: Recovery) -> Scored:
+        """Score recoveries, none of them failed, of the pictures at `indices`."""
+        rows = range(len(indices))
+        controls: list[dict[str, dict[str, float]]] = [{} for _ in rows]
+        for name, control in self._null_recoveries(indices, recovery).items():
+            for row, values in enumerate(self._metrics(truth, control)):
+                controls[row][name] = values
+        for row, values in self._shuffled(indices, recovery).items():
+            controls[row][SHUFFLED] = values
+        labels = None
+        if isinstance(recovery.value, Images):
+            said = self._bench.judge_label(recovery.value.images), self._bench.judge_label(truth.images)
+            labels = None if said[0] is None or said[1] is None else (said[0], said[1])
+        return Scored(residuals(self._split, features, recovery), self._metrics(truth, recovery), controls, labels)
+
+    def _metrics(self, truth: Pictures, recovery: Recovery) -> list[dict[str, float]]:
+        scores: list[dict[str, float]] = [{} for _ in range(len(truth))]
+        for key, metric in self._bench.metrics.items():
+            if key in self._bench.unavailable or not isinstance(recovery.value, tuple(metric.reads)):
+                continue
+            for row, value in enumerate(metric(truth, recovery, self._bench.judge).tolist()):
+                scores[row][key] = value
+        return scores
+
+    def _null_recoveries(self, indices: Sequence[int], recovery: Recovery) -> dict[str, Recovery]:
+        """What an attacker without the features would hand in for these pictures."""
+        count = len(indices)
+        hashes = [self._bench.hashes[index] for index in indices]
+        found = {PRIOR: self._recoverer.prior(count, seeding.generators(self._bench.request.seed, "control", hashes))}
+        constant = self._recoverer.constant(count)
+        if constant is not None:
+            found[CONSTANT] = constant
+        if isinstance(recovery.value, Images):
+            mean = Images(self._bench.mean_picture.expand(count, -1, -1, -1))
+            found[MEAN_PICTURE] = Recovery(mean, (Status("stopped"),) * count, torch.zeros(count, dtype=torch.long))
+        return {name: _on_cpu(control) for name, control in found.items()}
+
+    def _shuffled(self, indices: Sequence[int], recovery: Recovery) -> dict[int, dict[str, float]]:
+        """The very recoveries scored against another picture's truth, by a fixed derangement."""
+        scores = {}
+        for row, index in enumerate(indices):
+            other = self._other(index)
+            if other is not None:
+                scores[row] = self._metrics(other, take_recovery(recovery, [row]))[0]
+        return scores
+
+    def _other(self, index: int) -> Pictures | None:
+        """The truth that the picture at `index` is shuffled with: the next readable one of the derangement."""
+        count = len(self._bench.source)
+        for step in range(count if count > 1 else 0):
+            other = (index + self._shift + step) % count
+            if other == index or self._bench.hashes[other] == self._bench.hashes[index]:
+                continue
+            entry = self._bench.source.entries[other]
+            try:
+                return Pictures(self._split.load(entry.path)[None], (entry.id,))
+            except UnreadablePictureError:
+                continue
+        return None
+
+
+def _on_cpu(recovery: Recovery) -> Recovery:
+    if isinstance(recovery.value, Images):
+        return Recovery(Images(recovery.value.images.detach().cpu()), recovery.status, recovery.passes)
+    return recovery

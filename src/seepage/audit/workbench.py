@@ -1,0 +1,306 @@
+"""The parts of one audit, loaded once a process: victim, cuts, pictures, judge, metrics."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property, lru_cache
+
+import torch
+from torch import Tensor
+
+from .. import data, pictures, registry, seeding, victims, wire
+from ..attacks import controls
+from ..data.features import open_leak
+from ..data.source import PictureSource
+from ..schema import Cut, Judge
+from ..types import Attack, Examples, Images, Knowledge, Leak, Metric, Recovery, SeepageError, SplitModel
+from ..victims.cut import cut
+from ..victims.layers import Layer, default_layers, layers
+from ..victims.victim import Victim
+from .public import examples
+from .request import DEFAULT_JUDGE, PICTURE_METRICS, Request, RequestError
+
+JudgeFunction = Callable[[Tensor], Tensor]
+
+
+class Workbench:
+    """Everything that cells of one request share. Nothing in here depends on which cell is run."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The device to run on.
+
+        Raises:
+            RequestError: torch does not know it, or it is not there.
+        """
+        try:
+            device = torch.device(self.request.device)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise RequestError(f"--device {self.request.device}: {reason}; cpu always works") from error
+        return device
+
+    @cached_property
+    def victim(self) -> Victim:
+        """The victim, on the device."""
+        return victims.load(self.request.victim, device=str(self.device), size=self.request.size)
+
+    @cached_property
+    def source(self) -> PictureSource:
+        """The pictures under audit: the truth."""
+        source = data.open_source(self.request.images)
+        return source if self.request.limit is None else source.limit(self.request.limit)
+
+    @cached_property
+    def hashes(self) -> tuple[str, ...]:
+        """The SHA-256 of each picture's file."""
+        return tuple(entry.file_sha256 for entry in self.source.entries)
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """The cuts to audit, in the order asked for."""
+        return self.request.layers or default_layers(self.victim)
+
+    @cached_property
+    def _boundaries(self) -> Mapping[str, Layer]:
+        rows = {row.name: row for row in layers(self.victim)}
+        if any(name not in rows for name in self.layers):
+            rows = {row.name: row for row in layers(self.victim, every=True)}
+        return rows
+
+    def split(self, layer: str) -> SplitModel:
+        """The victim cut at `layer`."""
+        return _split(self, layer)
+
+    def cut(self, layer: str) -> Cut:
+        """Where that cut lies."""
+        self.split(layer)  # refuses a cut that is unknown or bypassed, by name
+        row = self._boundaries[layer]
+        return Cut(index=row.index, shape=row.shape, macs_before=row.macs_before, macs_after=row.macs_after)
+
+    def attack(self, text: str) -> Attack:
+        """Build an attack at the request's effort."""
+        name, _ = registry.parse(text)
+        efforts = registry.get("attack", name).efforts
+        attack: Attack = registry.build("attack", text, efforts.get(self.request.effort, {}))
+        return attack
+
+    @cached_property
+    def attacks(self) -> tuple[str, ...]:
+        """The attacks to run, each with all its parameters."""
+        wanted = self.request.attacks or registry.names("attack")
+        return tuple(dict.fromkeys(registry.spec("attack", self.attack(text)) for text in wanted))
+
+    @cached_property
+    def metrics(self) -> Mapping[str, Metric]:
+        """The metrics asked for, by key, those that cannot be had here included."""
+        asked = self.request.metrics or PICTURE_METRICS
+        return {name: registry.build("metric", name) for name in dict.fromkeys(asked)}
+
+    @cached_property
+    def unavailable(self) -> Mapping[str, str]:
+        """Why metrics cannot be had here, by key."""
+        reasons = {key: metric.unavailable(self.victim.image_shape) for key, metric in self.metrics.items()}
+        found = {key: reason for key, reason in reasons.items() if reason is not None}
+        if "agreement" in self.metrics and isinstance(self._judge, str):
+            found["agreement"] = self._judge
+        return found
+
+    @cached_property
+    def _judge(self) -> Victim | str:
+        """The label judge, or why there is none."""
+        named = [text.removeprefix("label=") for text in self.request.judges]
+        for text in named:
+            if text.startswith(("face=", "text=")):
+                raise RequestError(f"--judge {text}: no metric here reads a {text.split('=')[0]} judge; label= is read")
+        if len(named) > 1:
+            raise RequestError(f"--judge: one label judge at a time, got {', '.join(named)}")
+        name = named[0] if named else DEFAULT_JUDGE
+        try:
+            judge = victims.load(name, device=str(self.device))
+        except SeepageError as error:
+            if named:
+                raise
+            return str(error)
+        if judge.weights_sha256 == self.victim.weights_sha256:
+            same = f"the judge {judge.name} has the victim's own weights; name another model with --judge"
+            if named:
+                raise RequestError(same)
+            return same
+        return judge
+
+    @cached_property
+    def judges(self) -> dict[str, Judge]:
+        """The judges of this audit, for the spec."""
+        if "agreement" not in self.metrics or isinstance(self._judge, str):
+            return {}
+        return {"label": Judge(name=self._judge.name, sha256=self._judge.weights_sha256)}
+
+    @cached_property
+    def judge(self) -> JudgeFunction | None:
+        """The label judge as metrics take it: pictures in [0, 1] of any size to class scores."""
+        judge = self._judge
+        if not self.judges or isinstance(judge, str):
+            return None
+        return _JudgeFunction(judge)
+
+    def judge_label(self, images: Tensor) -> list[str] | None:
+        """What the judge says of each picture, in words."""
+        if self.judge is None or isinstance(self._judge, str):
+            return None
+        classes = self._judge.classes
+        top = self.judge(images).argmax(1).tolist()
+        return [str(index) if classes is None else classes[index] for index in top]
+
+    @cached_property
+    def public(self) -> PictureSource | None:
+        """The pictures the attacker owns, those under audit left out by hash."""
+        if self.request.public is None:
+            return None
+        source = data.open_source(self.request.public)
+        mine = set(self.hashes)
+        kept = [i for i, entry in enumerate(source.entries) if entry.file_sha256 not in mine]
+        if not kept:
+            raise RequestError(f"--public {self.request.public}: every picture of it is under audit too")
+        return source.subset(kept)
+
+    @cached_property
+    def mean_picture(self) -> Tensor:
+        """The null control that needs nothing of the truth: the mean of the public, else of synthetic pictures."""
+        shape = self.victim.image_shape
+        if self.public is None:
+            return controls.mean_picture(shape, seeding.generator(self.request.seed, "control", "mean_picture"))
+        total, count = torch.zeros(shape), 0
+        for batch in data.batches(self.public, self.victim_load, 32):
+            if batch.pictures is not None:
+                total += batch.pictures.images.sum(0)
+                count += len(batch.pictures)
+        if count == 0:
+            raise RequestError(f"--public {self.request.public}: no picture of it can be read")
+        return total / count
+
+    @property
+    def victim_load(self) -> Callable[..., Tensor]:
+        """How the victim reads a picture, whatever the cut."""
+        return self.split(self.layers[0]).load
+
+    def knowledge(self, split: SplitModel) -> Knowledge:
+        """What the attacker knows: the prefix, queries, the public pictures, the classes; never the truth."""
+        public: Examples | None = None
+        if self.public is not None:
+            public = examples(self.public, lambda images: self.received(split, images), split.load)
+
+        def query(images: Tensor) -> Leak:
+            return self.received(split, images)
+
+        return Knowledge(split.image_shape, split.prefix, query, None, public, self.victim.classes)
+
+    def sent(self, split: SplitModel, images: Tensor) -> Leak:
+        """What crosses the split, in the wire's format.
+
+        One picture at a time: a row's bits, which seed the attack, must not depend on its batch.
+        """
+        rows = [split.leak(image[None]) for image in images]
+        leak = rows[0].with_features(torch.cat([row.features for row in rows]))
+        return wire.encode(leak, self.request.wire)
+
+    def received(self, split: SplitModel, images: Tensor) -> Leak:
+        """What whoever holds the leak reads from it."""
+        return wire.decode(self.sent(split, images))
+
+    @cached_property
+    def leak_sha256(self) -> str | None:
+        """The hash of the stored dump under audit, where one is."""
+        return None if self.request.leak is None else pictures.file_sha256(self.request.leak)
+
+    @cached_property
+    def stored(self) -> Leak | None:
+        """The stored dump under audit, its rows in the order of the pictures."""
+        if self.request.leak is None:
+            return None
+        leak = open_leak(self.request.leak, self.split(self.layers[0]))
+        return _in_order(leak, [entry.id for entry in self.source.entries], self.request.leak)
+
+    def stored_rows(self, rows: list[int]) -> Leak:
+        """Some rows of the stored dump, as their reader sees them, on the device."""
+        if self.stored is None:
+            raise RuntimeError("no stored dump is under audit")
+        scale = self.stored.header.scale
+        header = replace(self.stored.header, scale=None if scale is None else tuple(scale[row] for row in rows))
+        features = self.stored.features[rows].to(self.device)
+        return wire.decode(Leak(features, header, tuple(self.source.entries[row].id for row in rows)))
+
+    @property
+    def wire(self) -> str:
+        """The number format on the way: the dump's own where one is scored."""
+        return self.request.wire if self.stored is None else self.stored.header.wire
+
+    @cached_property
+    def manifest(self) -> str:
+        """The hash of the data: the pictures' manifest and, where one is scored, the dump."""
+        own = self.source.manifest_sha256()
+        if self.leak_sha256 is None:
+            return own
+        return hashlib.sha256(f"{own}{self.leak_sha256}".encode()).hexdigest()
+
+
+@torch.no_grad()
+def residuals(split: SplitModel, features: Tensor, recovery: Recovery) -> list[float | None]:
+    """Return |prefix(recovered) - leak| / |leak| a row, by a run of our own; None where no picture came back."""
+    if not isinstance(recovery.value, Images):
+        return [None] * len(features)
+    again = split.prefix(recovery.value.images.to(split.device))
+    target = features.to(again)
+    off = (again - target).flatten(1).norm(dim=1)
+    size = target.flatten(1).norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+    return [float(value) for value in (off / size).tolist()]
+
+
+class _JudgeFunction:
+    """A victim as judge: resizes to its own input and remembers what it said of the last pictures."""
+
+    def __init__(self, judge: Victim) -> None:
+        self._victim = judge
+        self._said: dict[bytes, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        size = self._victim.image_shape[1:]
+        if images.shape[2:] != size:
+            images = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
+        return torch.cat([self._one(image) for image in images])
+
+    def _one(self, image: Tensor) -> Tensor:
+        key = hashlib.sha256(image.detach().cpu().contiguous().numpy().tobytes()).digest()
+        if key not in self._said:
+            if len(self._said) >= 256:
+                self._said.clear()
+            self._said[key] = self._victim.model(self._victim.normalise(image[None]))
+        return self._said[key]
+
+
+@lru_cache(maxsize=8)
+def _split(bench: Workbench, layer: str) -> SplitModel:
+    return cut(bench.victim, layer)
+
+
+def _in_order(leak: Leak, ids: list[str], path: str) -> Leak:
+    """Bring a dump's rows into the order of the pictures: by its ids, else row by row."""
+    if leak.ids is None:
+        if len(leak) != len(ids):
+            raise RequestError(f"--leak {path} has {len(leak)} rows without ids, but there are {len(ids)} pictures")
+        return leak
+    rows = {name: row for row, name in enumerate(leak.ids)}
+    missing = [name for name in ids if name not in rows]
+    if missing:
+        raise RequestError(f"--leak {path} has no row for {missing[0]!r}; it names {len(rows)}, e.g. {leak.ids[0]!r}")
+    order = [rows[name] for name in ids]
+    scale = leak.header.scale
+    header = replace(leak.header, scale=None if scale is None else tuple(scale[row] for row in order))
+    return Leak(leak.features[order], header, tuple(ids))

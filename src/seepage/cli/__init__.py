@@ -1,0 +1,59 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from ..types import SeepageError
+from . import audit, files, lists
+from .console import complain
+
+USAGE, FAILED, INTERRUPTED = 2, 3, 130
+
+app = typer.Typer(
+    name="seepage",
+    help="Measure how much of a private input seeps through a vision model's intermediate features.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (audit, files, lists):
+    module.add_to(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 a --fail-if holds, 2 bad input, 3 cells failed, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit code; every error is one line on stderr, unless `--debug` is given."""
+    debug = "--debug" in arguments
+    try:
+        code = app(args=list(arguments), prog_name="seepage", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        complain("interrupted; what is finished is kept, and the same command goes on from there")
+        return INTERRUPTED
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except typer.TyperException as error:
+        complain(error.format_message() if hasattr(error, "format_message") else str(error))
+        return USAGE
+    except (SeepageError, OSError) as error:
+        if debug:
+            raise
+        complain(str(error))
+        return USAGE
+    # The last line of defence: a person gets one line and a way to the traceback, whatever broke.
+    except Exception as error:
+        if debug:
+            raise
+        reason = (str(error).splitlines() or [""])[0]
+        complain(f"unexpected {type(error).__name__}: {reason}; --debug shows where")
+        return FAILED

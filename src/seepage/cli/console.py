@@ -1,0 +1,75 @@
+"""How the command line speaks: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+
+def complain(message: str) -> None:
+    """Print one line of error on stderr."""
+    print("seepage: " + " ".join(message.split()), file=sys.stderr)
+
+
+def note(message: str) -> None:
+    """Print one line on stderr that is no error."""
+    print(" ".join(message.split()), file=sys.stderr)
+
+
+def say(message: str) -> None:
+    """Print a line of result on stdout."""
+    print(message)
+
+
+def say_json(value: Any) -> None:
+    """Print a value as JSON on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = (), title: str = "") -> None:
+    """Print a table on stdout; the columns named in `right` hold numbers."""
+    shown = Table(title=escape(title) or None, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        numeric = column in right
+        shown.add_column(escape(column), justify="right" if numeric else "left", no_wrap=numeric)
+    for row in rows:
+        shown.add_row(*(escape(cell) for cell in row))
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, width=180)
+    console.print(shown)
+
+
+def bar() -> Progress:
+    """Return a progress bar on stderr with the time left; where stderr is no terminal, it prints nothing."""
+    console = Console(file=sys.stderr)
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+__all__ = ["Progress", "TaskID", "bar", "complain", "note", "say", "say_json", "table"]

@@ -1,0 +1,81 @@
+"""`seepage leak` and `seepage recover`: the two sides of the split, a file between them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .console import bar, note, say, table
+from .fetching import fetch_for
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command("leak")(leak)
+    app.command("recover")(recover)
+
+
+def leak(
+    victim: Annotated[str, typer.Argument(help="SOURCE/NAME[@WEIGHTS]")],
+    images: Annotated[str, typer.Argument(help="a folder, a file or DATASET/SPLIT[@PATH]")],
+    layer: Annotated[str, typer.Option(help="where to cut")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="the file to write, .safetensors")],
+    wire: Annotated[str, typer.Option(help="fp32, fp16, bf16 or int8")] = "fp32",
+    size: Annotated[int | None, typer.Option(help="input size in pixels")] = None,
+    limit: Annotated[int | None, typer.Option(help="use the first N pictures")] = None,
+    redact: Annotated[bool, typer.Option("--redact", help="leave the pictures' names out of the file")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "cpu",
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
+) -> int:
+    """Write what the client would send for these pictures: the features at the cut, in the wire's format."""
+    from ..audit.dump import dump
+    from ..audit.request import Request
+    from ..audit.workbench import Workbench
+
+    fetch_for(victim)
+    request = Request(victim, images, layers=(layer,), wire=wire, size=size, limit=limit, device=device, redact=redact)
+    with bar() as shown:
+        task = shown.add_task("leaking", total=1.0)
+        written, failed = dump(Workbench(request), output, lambda done: shown.update(task, completed=done))
+    for message in failed:
+        note(f"seepage: left out: {message}")
+    note(f"{written} rows")
+    say(str(output))
+    return 3 if failed else 0
+
+
+def recover(
+    leak: Annotated[Path, typer.Argument(help="a leak, or a raw .npy or .safetensors array with --victim and --layer")],
+    attack: Annotated[str, typer.Option(help="NAME[:key=value,...]")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="the folder to write pictures and record to")],
+    victim: Annotated[str | None, typer.Option(help="SOURCE/NAME[@WEIGHTS]; the leak's own unless named")] = None,
+    layer: Annotated[str | None, typer.Option(help="the leak's own unless named")] = None,
+    effort: Annotated[str, typer.Option(help="quick, standard or full")] = "standard",
+    size: Annotated[int | None, typer.Option(help="input size in pixels")] = None,
+    seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "cpu",
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
+) -> int:
+    """Recover what a leak shows, with no truth at hand: pictures and a record of how each was reached."""
+    from ..audit.dump import recover_file
+    from ..audit.request import Request
+
+    request = Request(
+        victim or "", None, (layer,) if layer else (), (attack,), effort=effort, size=size, seed=seed, device=device
+    )
+    if victim:
+        fetch_for(victim)
+    began = time.perf_counter()
+    with bar() as shown:
+        task = shown.add_task("recovering", total=1.0)
+        record = recover_file(request, leak, output, lambda done: shown.update(task, completed=done))
+    rows = [
+        (row.name, row.status, f"{row.residual:.3g}" if row.residual is not None else "", row.message) for row in record
+    ]
+    table(("row", "status", "residual", "how"), rows, right=("residual",))
+    note(f"{time.perf_counter() - began:.0f} s")
+    say(str(output / "recovery.json"))
+    return 3 if any(row.status == "failed" for row in record) else 0

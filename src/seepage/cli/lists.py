@@ -1,0 +1,156 @@
+"""The commands that list what there is: layers, victims, attacks, defenses, metrics, data sets, assets."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Annotated, Any, Literal
+
+import typer
+
+from .console import say, say_json, table
+from .fetching import fetch, fetch_for
+
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command("layers")(layers)
+    app.command("victims")(victims)
+    app.command("attacks")(attacks)
+    app.command("defenses")(defenses)
+    app.command("metrics")(metrics)
+    app.command("datasets")(datasets)
+    app.command("pull")(pull)
+
+
+def layers(
+    victim: Annotated[str, typer.Argument(help="SOURCE/NAME[@WEIGHTS]")],
+    every: Annotated[bool, typer.Option("--all", help="every legal cut, not block boundaries alone")] = False,
+    size: Annotated[int | None, typer.Option(help="input size in pixels")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List where a victim can be cut: shape and bytes of one leak, multiply-adds before and after, kind of block."""
+    from .. import victims as sources
+    from ..victims import layers as cuts
+
+    fetch_for(victim)
+    loaded = sources.load(victim, size=size)
+    rows = cuts.layers(loaded, every=every)
+    if as_json:
+        say_json([dataclasses.asdict(row) for row in rows])
+        return
+    defaults = set(cuts.default_layers(loaded))
+    columns = ("layer", "shape", "fp32", "fp16", "int8", "before", "after", "kind", "default")
+    shown = [
+        (
+            row.name,
+            "x".join(map(str, row.shape)),
+            *(f"{row.bytes[form]:,}" for form in ("fp32", "fp16", "int8")),
+            f"{row.macs_before / 1e6:,.1f}",
+            f"{row.macs_after / 1e6:,.1f}",
+            row.kind or "",
+            "*" if row.name in defaults else "",
+        )
+        for row in rows
+    ]
+    title = f"{loaded.name}  {'x'.join(map(str, loaded.image_shape))}  bytes an image, millions of multiply-adds"
+    table(columns, shown, right=columns[2:7], title=title)
+
+
+def victims(as_json: Json = False, debug: Debug = False) -> None:
+    """List the sources of victims and the names they know."""
+    from .. import victims as sources
+
+    known = sources.known()
+    if as_json:
+        say_json([dataclasses.asdict(source) for source in known])
+        return
+    rows = [(f"{s.name}/", str(len(s.names)) if s.names else "any", _few(s.names), s.about) for s in known]
+    table(("source", "names", "for example", "what"), rows, right=("names",))
+
+
+def attacks(as_json: Json = False, debug: Debug = False) -> None:
+    """List the attacks, what each needs, and its parameters at `standard` effort."""
+    from .. import registry
+
+    rows = []
+    for name in registry.names("attack"):
+        attack = registry.build("attack", name)
+        parameters = registry.spec("attack", attack).partition(":")[2]
+        rows.append(
+            {
+                "name": name,
+                "access": attack.access,
+                "auxiliary": attack.auxiliary,
+                "what": _first_sentence(attack),
+                "parameters": parameters,
+                "efforts": attack.efforts,
+            }
+        )
+    if as_json:
+        say_json(rows)
+        return
+    columns = ("name", "access", "auxiliary", "what", "parameters")
+    table(columns, [tuple(str(row[column]).replace(",", ", ") for column in columns) for row in rows])
+
+
+def defenses(as_json: Json = False, debug: Debug = False) -> None:
+    """List the defenses."""
+    _list("defense", as_json)
+
+
+def metrics(as_json: Json = False, debug: Debug = False) -> None:
+    """List the metrics, their units and which way leaks."""
+    from .. import registry
+
+    rows = []
+    for name in registry.names("metric"):
+        metric = registry.build("metric", name)
+        way = "higher" if metric.higher_means_more_leakage else "lower"
+        rows.append({"name": name, "unit": metric.unit, "leaks": way, "what": _first_sentence(metric)})
+    if as_json:
+        say_json(rows)
+        return
+    columns = ("name", "unit", "leaks", "what")
+    table(columns, [tuple(row[column] for column in columns) for row in rows])
+
+
+def datasets(as_json: Json = False, debug: Debug = False) -> None:
+    """List the data sets that IMAGES can name."""
+    _list("dataset", as_json)
+
+
+def pull(
+    names: Annotated[list[str] | None, typer.Argument(help="assets; all that the defaults need, unless named")] = None,
+    debug: Debug = False,
+) -> None:
+    """Fetch the weights that the defaults need."""
+    from ..assets import ASSETS
+
+    for path in fetch(names or list(ASSETS)):
+        say(path)
+
+
+def _list(kind: Literal["defense", "dataset"], as_json: bool) -> None:
+    from .. import registry
+
+    rows = [{"name": name, "what": _first_sentence(registry.get(kind, name))} for name in registry.names(kind)]
+    if as_json:
+        say_json(rows)
+    elif rows:
+        table(("name", "what"), [(row["name"], row["what"]) for row in rows])
+    else:
+        say(f"no {kind} is registered")
+
+
+def _first_sentence(component: Any) -> str:
+    text = inspect.getdoc(component) or ""
+    return " ".join(text.split("\n\n")[0].split())
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
