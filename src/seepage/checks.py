@@ -65,7 +65,7 @@ def _not_converged(finished: Sequence[Sample]) -> Check | None:
     return Check(
         name="not-converged",
         level="warning",
-        message=f"median residual {residual:.1%} of the leak: the attack stopped early; the leak may give more than this",
+        message=f"median residual {residual:.1%} of the leak: the attack stopped early, the leak may give more",
     )
 
 
@@ -77,7 +77,7 @@ def _not_identifiable(finished: Sequence[Sample], summary: Mapping[str, Stats]) 
     return Check(
         name="not-identifiable",
         level="info",
-        message=f"the leak is matched to {residual:.2%} by other pictures than the truth: only a better prior gives more",
+        message=f"pictures other than the truth match the leak to {residual:.2%}: only a better prior gives more",
     )
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pydantic
+from pydantic import Field
 
 from . import __version__
 from .schema import SCHEMA_VERSION, Cell, Record, Sample, Spec
@@ -30,7 +31,7 @@ class SampleLine(Record):
 
     index: int
     sample: Sample
-    controls: dict[str, dict[str, float]] = {}
+    controls: dict[str, dict[str, float]] = Field(default_factory=dict)
     passes: int = 0
 
 
@@ -83,7 +84,7 @@ class Store:
                 except (ValueError, pydantic.ValidationError) as error:
                     reason = str(error).splitlines()[0]
                     raise StoreError(
-                        f"{self.results}, line {number}: {reason}; remove that line and the same command computes it anew"
+                        f"{self.results}, line {number}: {reason}; without that line its cell is computed anew"
                     ) from error
                 found.pop(cell.key, None)
                 found[cell.key] = cell

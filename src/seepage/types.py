@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import BinaryIO, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -307,6 +307,7 @@ class Solution:
     passes: Int[Tensor, "b"]
 
 
+@runtime_checkable
 class Solver(Protocol):
     """Minimise |residual_fn(x, z)|^2 over x for each sample of a batch apart."""
 
@@ -322,6 +323,7 @@ class Solver(Protocol):
     ) -> Solution: ...
 
 
+@runtime_checkable
 class Metric(Protocol):
     """A score a sample, in the truth's order; reduction is somebody else's job.
 
@@ -357,6 +359,7 @@ class Secret:
     tensors: dict[str, Tensor] = field(repr=False)
 
 
+@runtime_checkable
 class Law(Protocol):
     """What an aware attacker may know of a defense; never its secret."""
 
@@ -366,13 +369,14 @@ class Law(Protocol):
     def log_likelihood(self, sent: Leak, clean: Leak) -> Float[Tensor, "b"] | None: ...
 
 
+@runtime_checkable
 class Defense(Protocol):
     """What is done to a leak before it is sent."""
 
     holder: ClassVar[str]
     protects_from: ClassVar[tuple[str, ...]]
 
-    def fit(self, leaks: Iterator[Leak]) -> Self: ...
+    def fit(self, leaks: Iterator[Leak]) -> Defense: ...
     def protect(self, leak: Leak, generators: Generators) -> tuple[Leak, Secret | None]: ...
     def restore(self, leak: Leak, secret: Secret | None) -> Leak: ...
     def law(self) -> Law: ...

@@ -101,10 +101,8 @@ def _utility(bench: Workbench, split: SplitModel) -> Mapping[str, float]:
         if batch.pictures is None:
             continue
         images = batch.pictures.images.to(bench.device)
-        if bench.stored is None:
-            received = bench.received(split, images)
-        else:
-            received = bench.stored_rows(list(batch.indices))
+        stored = bench.stored is not None
+        received = bench.stored_rows(list(batch.indices)) if stored else bench.received(split, images)
         if not torch.isfinite(received.features).all():
             continue
         whole = _first(bench.victim.model(bench.victim.normalise(images))).flatten(1).float()

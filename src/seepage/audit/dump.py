@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -75,14 +76,12 @@ def recover_file(
     fit_seconds = time.perf_counter() - began
     rows: list[RecoveredRow] = []
     size = batch_size(split.image_shape, split.device)
+    total = len(leak) * max(1, attack.budget)
     for start in range(0, len(leak), size):
         part = wire.decode(leak.rows(start, start + size))
-        total = len(leak) * max(1, attack.budget)
-        done = start / len(leak)
-        with counted(split.prefix, lambda passes, done=done: advance(min(1.0, done + passes / total))):  # type: ignore[misc]
-            rows += _recover(
-                part.with_features(part.features.to(split.device)), start, recoverer, split, request.seed, folder
-            )
+        part = part.with_features(part.features.to(split.device))
+        with counted(split.prefix, partial(_tell, advance, start / len(leak), total)):
+            rows += _recover(part, start, recoverer, split, request.seed, folder)
     record = RecoveryRecord(
         leak_sha256=pictures.file_sha256(path),
         victim=split.name,
@@ -105,6 +104,10 @@ def recover_file(
     with replacing(folder / RECOVERY) as target:
         target.write_text(record.model_dump_json(indent=2), encoding="utf-8")
     return record.rows
+
+
+def _tell(advance: Callable[[float], None], done: float, total: int, passes: float) -> None:
+    advance(min(1.0, done + passes / total))
 
 
 def _split(request: Request, path: Path) -> SplitModel:

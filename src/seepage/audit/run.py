@@ -127,7 +127,7 @@ def _pool(
             done, _ = concurrent.futures.wait(running, 0.2, concurrent.futures.FIRST_COMPLETED)
             _retell(said, missing, tell)
             for future in done:
-                job = running.pop(future)
+                del running[future]
                 try:
                     yield future.result()
                 except concurrent.futures.process.BrokenProcessPool as error:

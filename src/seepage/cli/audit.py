@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..schema import Cell
+from ..schema import Cell, Stats
 from .console import bar, note, say, table
 from .fetching import fetch_for
 
@@ -21,18 +21,7 @@ if TYPE_CHECKING:
     from ..audit.workbench import Workbench
 
 _CONDITION = re.compile(r"^\s*(?P<metric>\w+)(?:\.(?P<statistic>\w+))?\s*(?P<sign>[<>])\s*(?P<limit>[-+.\deE]+)\s*$")
-_STATISTICS = (
-    "mean",
-    "median",
-    "min",
-    "max",
-    "worst",
-    "ci_low",
-    "ci_high",
-    "recovery",
-    "recovery_low",
-    "recovery_high",
-)
+_STATISTICS = tuple(name for name in Stats.model_fields if name not in ("n", "n_failed", "corpus"))
 
 Many = list[str] | None
 
@@ -68,9 +57,7 @@ def audit(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="output folder")] = None,
     fail_if: Annotated[Many, typer.Option(help='"METRIC[.STAT]>X": exit 1 where it holds in any cell')] = None,
     redact: Annotated[bool, typer.Option("--redact", help="no picture and no file name in anything written")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="print the cells and what they are expected to take")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cells and what they should take")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
 ) -> int:
     """Audit a victim: what comes back from its features, at which layer, how sure that is.

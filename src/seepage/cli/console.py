@@ -24,22 +24,22 @@ from rich.table import Table
 
 def complain(message: str) -> None:
     """Print one line of error on stderr."""
-    print("seepage: " + " ".join(message.split()), file=sys.stderr)
+    sys.stderr.write("seepage: " + " ".join(message.split()) + "\n")
 
 
 def note(message: str) -> None:
     """Print one line on stderr that is no error."""
-    print(" ".join(message.split()), file=sys.stderr)
+    sys.stderr.write(" ".join(message.split()) + "\n")
 
 
 def say(message: str) -> None:
     """Print a line of result on stdout."""
-    print(message)
+    sys.stdout.write(message + "\n")
 
 
 def say_json(value: Any) -> None:
     """Print a value as JSON on stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = (), title: str = "") -> None:

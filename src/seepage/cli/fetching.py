@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .console import bar
+from .console import TaskID, bar
 
 
 def fetch_for(*victims: str) -> None:
-    """Fetch the assets of the zoo victims among these names that are not here; what cannot be had is told by its user."""
+    """Fetch the assets of the zoo victims among these names; who uses them says what cannot be had."""
     from ..assets import ASSETS, AssetError
 
     bare = [name.rpartition("=")[2] for name in victims]
@@ -34,8 +34,9 @@ def fetch(names: Sequence[str]) -> list[str]:
     with bar() as shown:
         for name in names:
             task = shown.add_task(f"fetching {name}", total=1.0)
-            path = assets.fetch(
-                name, lambda done, doing, task=task: shown.update(task, completed=done, description=doing)
-            )  # type: ignore[misc]
-            found.append(str(path))
+
+            def tell(done: float, doing: str, task: TaskID = task) -> None:
+                shown.update(task, completed=done, description=doing)
+
+            found.append(str(assets.fetch(name, tell)))
     return found

@@ -1,0 +1,30 @@
+"""What every test shares: run-time checks of tensor shapes, one thread, no network for model hubs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("seepage", "beartype.beartype")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _global_random_state() -> None:
+    """Nothing in the package may depend on global random state; a test that does must not pass by luck."""
+    torch.seed()
+
+
+@pytest.fixture
+def research_data() -> Path:
+    """The research data's folder; a test that wants it skips where it is not set."""
+    folder = os.environ.get("SEEPAGE_DATA")
+    if not folder:
+        pytest.skip("SEEPAGE_DATA does not name the research data")
+    return Path(folder)

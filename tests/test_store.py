@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from seepage.schema import Cell, Sample, Spec
+from seepage.store import SampleLine, Store, StoreError, cell_key
+
+
+def spec(**changes: object) -> Spec:
+    values = {"victim": "v", "weights_sha256": "w", "layer": "l", "attack": "a", "data": "d", "manifest_sha256": "m"}
+    return Spec(**{**values, **changes})
+
+
+def cell(layer: str = "l") -> Cell:
+    asked = spec(layer=layer)
+    return Cell(key=cell_key(asked), status="done", spec=asked)
+
+
+def line(index: int) -> SampleLine:
+    sample = Sample(id=f"{index}.png", image_sha256="x", status="stopped", metrics={"psnr": float("inf")})
+    return SampleLine(index=index, sample=sample, controls={"prior": {"psnr": 6.0}}, passes=3)
+
+
+def test_key_depends_on_every_field_of_the_spec() -> None:
+    changed = {
+        "victim": "v2", "weights_sha256": "w2", "layer": "l2", "size": 32, "defenses": ("d",), "wire": "fp16",
+        "attack": "a2", "adapter_sha256": "z", "attacker": "naive", "effort": "full", "sends": 2, "access": "black-box",
+        "auxiliary": "public", "data": "d2", "manifest_sha256": "m2", "public": "p", "gallery": "g",
+        "metrics": ("psnr",), "judges": {"label": {"name": "j", "sha256": "s"}}, "seed": 1,
+    }  # fmt: skip
+    assert set(changed) == set(Spec.model_fields)
+    keys = {cell_key(spec(**{name: value})) for name, value in changed.items()} | {cell_key(spec())}
+    assert len(keys) == len(changed) + 1
+    assert cell_key(spec()) == cell_key(spec())
+
+
+def test_cells_come_back_in_order_and_a_later_line_replaces(tmp_path: Path) -> None:
+    with Store(tmp_path).opened() as store:
+        store.append(cell("a"))
+        store.append(cell("b"))
+        store.append(cell("a").model_copy(update={"message": "again"}))
+    found = Store(tmp_path).cells()
+    assert [c.spec.layer for c in found.values()] == ["b", "a"]
+    assert found[cell("a").key].message == "again"
+
+
+@pytest.mark.parametrize("torn", [b'{"schema_version":1,"key":"half', b"\xff\xfe", b'{"a":1}' * 20000])
+def test_torn_last_line_is_repaired(tmp_path: Path, torn: bytes) -> None:
+    with Store(tmp_path).opened() as store:
+        store.append(cell())
+    whole = store.results.read_bytes()
+    store.results.write_bytes(whole + torn)
+    with Store(tmp_path).opened() as store:
+        assert list(store.cells()) == [cell().key]
+        store.append(cell("b"))
+    assert store.results.read_bytes().startswith(whole)
+    assert len(Store(tmp_path).cells()) == 2
+
+
+def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_bytes(b'{"schema_version"')
+    with Store(tmp_path).opened() as store:
+        assert store.cells() == {}
+
+
+def test_an_unreadable_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_text(f"{cell().line()}\nnot json\n{cell('b').line()}\n")
+    with pytest.raises(StoreError, match="line 2"):
+        Store(tmp_path).cells()
+
+
+def test_finished_samples_survive_and_go_with_their_cell(tmp_path: Path) -> None:
+    with Store(tmp_path).opened() as store:
+        store.finish("k", line(2))
+        store.finish("k", line(0))
+    journal = tmp_path / "partial" / "k.jsonl"
+    journal.write_bytes(journal.read_bytes() + b'{"index":1,"sam')
+    with Store(tmp_path).opened() as store:
+        assert store.finished("k") == {2: line(2), 0: line(0)}
+        assert store.finished("other") == {}
+        done = cell().model_copy(update={"key": "k"})
+        store.append(done)
+        assert store.finished("k") == {}
+        store.close_journals()
+    assert not (tmp_path / "partial").exists()
+
+
+def test_two_writers_are_refused(tmp_path: Path) -> None:
+    with Store(tmp_path).opened(), pytest.raises(StoreError, match="another audit"), Store(tmp_path).opened():
+        pass
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot write"), Store(tmp_path / "file").opened():
+        pass
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
+    """Under a file-size limit the write is cut short, as on a full disk: the line is taken back and said so."""
+    script = textwrap.dedent("""
+        import resource, signal, sys
+        from pathlib import Path
+        from seepage.schema import Cell, Spec
+        from seepage.store import Store, StoreError
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        spec = Spec(victim="v", weights_sha256="w", layer="l", attack="a", data="d", manifest_sha256="m")
+        with Store(Path(sys.argv[1])).opened() as store:
+            store.append(Cell(key="1", status="done", spec=spec))
+            size = store.results.stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, size + 100))
+            try:
+                store.append(Cell(key="2", status="done", spec=spec))
+            except StoreError as error:
+                sys.stdout.write(str(error))
+            assert store.results.stat().st_size == size
+            assert list(store.cells()) == ["1"]
+    """)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False, env=environment
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "cannot write" in ran.stdout
