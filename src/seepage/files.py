@@ -35,7 +35,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
+            part.touch(exist_ok=False)
+            mode = part.stat().st_mode
             yield part
+            # A writer may have put a file of its own there, with rights for its owner alone.
+            part.chmod(mode)
             with part.open("rb") as written:
                 os.fsync(written.fileno())
             part.replace(target)

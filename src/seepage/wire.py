@@ -11,7 +11,7 @@ from .types import Leak, SeepageError
 
 WireFormat = Literal["fp32", "fp16", "bf16", "int8"]
 FORMATS: tuple[str, ...] = get_args(WireFormat)
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
 _LEVELS = 127
 
 
@@ -21,11 +21,11 @@ def encode(leak: Leak, wire: str) -> Leak:
     Raises:
         SeepageError: no such format, or values that the format cannot hold.
     """
-    if wire not in _DTYPES:
+    if wire not in DTYPES:
         raise SeepageError(f"no wire format is called {wire!r}; known: {', '.join(FORMATS)}")
     features = leak.features.float()
     if wire != "int8":
-        sent = features.to(_DTYPES[wire])
+        sent = features.to(DTYPES[wire])
         if not torch.isfinite(sent).all() and torch.isfinite(features).all():
             largest = float(features.abs().max())
             raise SeepageError(f"{wire} cannot hold a feature of {largest:.4g}; bf16 and fp32 can")
@@ -50,4 +50,4 @@ def decode(leak: Leak) -> Leak:
 def bytes_per_image(leak: Leak) -> int:
     """Return what one row weighs on the wire, its scale included."""
     row = leak.features[0]
-    return row.numel() * _DTYPES[leak.header.wire].itemsize + (4 if leak.header.scale is not None else 0)
+    return row.numel() * DTYPES[leak.header.wire].itemsize + (4 if leak.header.scale is not None else 0)

@@ -1,0 +1,62 @@
+"""Pictures from folders, files and data sets, and leaks as files."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from .. import registry
+from ..types import SeepageError
+from .features import LeakFileError, check_leak, open_leak, read_features, read_header, read_leak, write_leak
+from .folder import open_file, open_folder
+from .samples import samples
+from .source import Batch, Entry, PictureSource, batches, load_batch
+
+__all__ = [
+    "Batch",
+    "Entry",
+    "LeakFileError",
+    "PictureSource",
+    "batches",
+    "check_leak",
+    "load_batch",
+    "open_leak",
+    "open_source",
+    "read_features",
+    "read_header",
+    "read_leak",
+    "write_leak",
+]
+
+
+def open_source(text: str | os.PathLike[str] | None = None) -> PictureSource:
+    """Open a folder, a picture file or `DATASET/SPLIT[@PATH]`; the built-in photographs where nothing is named.
+
+    What exists on disk goes before a data set of the same name.
+
+    Raises:
+        SeepageError: there is no such thing, or it holds no picture; one line that names the nearest.
+    """
+    if text is None:
+        return samples("default", None)
+    name = os.fspath(text)
+    path = Path(name).expanduser()
+    if name and os.path.isdir(path):
+        return open_folder(path)
+    if name and os.path.exists(path):
+        return open_file(path)
+    dataset, _, tail = name.partition("/")
+    if dataset not in registry.names("dataset"):
+        raise SeepageError(f"no folder, picture or data set is called {name!r}{_nearest(name, path, dataset)}")
+    split, at, place = tail.partition("@")
+    if not split:
+        raise SeepageError(f"{name!r} names no split: write {dataset}/SPLIT or {dataset}/SPLIT@PATH")
+    opened: PictureSource = registry.get("dataset", dataset)(split, Path(place).expanduser() if at else None)
+    return opened
+
+
+def _nearest(name: str, path: Path, dataset: str) -> str:
+    beside = [str(path.parent / item) for item in os.listdir(path.parent)] if os.path.isdir(path.parent) else []
+    near = difflib.get_close_matches(str(path), beside, n=1, cutoff=0.7)
+    return f"; did you mean {near[0]!r}?" if near else registry.suggest(dataset, registry.names("dataset"))
