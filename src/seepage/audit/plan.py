@@ -41,6 +41,7 @@ def jobs(bench: Workbench) -> tuple[Job, ...]:
     request = bench.request
     for layer in bench.layers:
         bench.cut(layer)
+    bench.require_a_picture()
     found = []
     for layer in bench.layers:
         for text in bench.attacks:

@@ -34,7 +34,8 @@ def examples(source: PictureSource, receive: Callable[[Tensor], Leak], load: Cal
 
     Equal files fall on the same side.
     """
-    train, select = [], []
+    train: list[int] = []
+    select: list[int] = []
     for index, entry in enumerate(source.entries):
         part = select if int(entry.file_sha256[:8] or "0", 16) % _SELECT_SHARE == 0 else train
         part.append(index)

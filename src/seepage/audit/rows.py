@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -30,12 +31,12 @@ def take(truth: Pictures, rows: Sequence[int]) -> Pictures:
 def take_recovery(recovery: Recovery, rows: Sequence[int]) -> Recovery:
     """Return some rows of a recovery, its tensors on the CPU, without its trace."""
     index = list(rows)
-    parts = {
-        field.name: _pick(getattr(recovery.value, field.name), index) for field in dataclasses.fields(recovery.value)
-    }
-    value = type(recovery.value)(**parts)
+    fields = dataclasses.fields(recovery.value)
+    value = dataclasses.replace(
+        recovery.value, **{field.name: _pick(getattr(recovery.value, field.name), index) for field in fields}
+    )
     return Recovery(value, tuple(recovery.status[row] for row in index), recovery.passes[index].cpu())
 
 
-def _pick(values: Tensor | Sequence[object], index: list[int]) -> object:
+def _pick(values: Tensor | Sequence[object], index: list[int]) -> Any:
     return values[index].detach().cpu() if isinstance(values, Tensor) else tuple(values[row] for row in index)

@@ -57,6 +57,19 @@ class Workbench:
         source = data.open_source(self.request.images)
         return source if self.request.limit is None else source.limit(self.request.limit)
 
+    def require_a_picture(self) -> None:
+        """Look for one picture that can be read.
+
+        Raises:
+            RequestError: there is none; the first one's reason is named.
+        """
+        first = ""
+        for batch in data.batches(self.source, self.victim_load, 1):
+            if batch.pictures is not None:
+                return
+            first = first or next(iter(batch.failed.values()))
+        raise RequestError(f"no picture of {self.source.name} can be read; the first: {first}")
+
     @cached_property
     def hashes(self) -> tuple[str, ...]:
         """The SHA-256 of each picture's file."""

@@ -1,0 +1,6 @@
+"""`python -m seepage` is `seepage`."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("torchvison/resnet18",), "torchvision"),
+        (("torchvision/resnet81@random",), "resnet"),
+        (("zoo/mobilenet",), "zoo/mobilenet_v2"),
+        (("VICTIM", "FOLDER", "--layer", "wyde"), "'wide'"),
+        (("VICTIM", "FOLDER", "--attack", "rmel"), "'rmle'"),
+        (("VICTIM", "FOLDER", "--attack", "rmle:stps=3"), "'steps'"),
+        (("VICTIM", "FOLDER", "--attack", "rmle:steps=many"), "whole number"),
+        (("VICTIM", "FOLDER", "--metric", "psrn"), "'psnr'"),
+        (("VICTIM", "FOLDER", "--effort", "quik"), "quick, standard, full"),
+        (("VICTIM", "FOLDER", "--wire", "fp64"), "fp32"),
+        (("VICTIM", "FOLDER", "--device", "tpu"), "cpu always works"),
+        (("VICTIM", "FOLDER", "--limit", "0"), "at least 1"),
+        (("VICTIM", "FOLDER", "--defense", "gaussian"), "gaussian"),
+        (("VICTIM", "FOLDER", "--attacker", "naive"), "--defense"),
+        (("VICTIM", "NOWHERE"), "nowhere"),
+        (("VICTIM", "EMPTY"), "no picture"),
+        (("VICTIM", "FOLDER", "--spec", "MISSING"), "--spec"),
+        (("VICTIM", "FOLDER", "--leak", "FILE"), "--layer"),
+        (("VICTIM", "FOLDER", "--nonsense"), "--nonsense"),
+        (("POISONED", "FOLDER"), "NaN"),
+    ],
+)
+def test_one_clear_line(
+    arguments: tuple[str, ...], expected: str, victim: str, folder: Path, tmp_path: Path, seepage: Run
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no picture here")
+    names = {
+        "VICTIM": victim,
+        "POISONED": victim.replace(":tiny", ":poisoned"),
+        "FOLDER": str(folder),
+        "NOWHERE": str(tmp_path / "nowhere"),
+        "EMPTY": str(tmp_path / "empty"),
+        "MISSING": str(tmp_path / "missing.yaml"),
+        "FILE": str(tmp_path / "leak.npy"),
+    }
+    asked = [names.get(argument, argument) for argument in arguments]
+    code, out, err = seepage("audit", *asked, "-o", tmp_path / "o")
+    assert code == 2, (out, err)
+    assert len(err.splitlines()) == 1, err
+    assert expected in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_bypassed_cut_is_refused_with_the_nearest_legal_ones(folder: Path, tmp_path: Path, seepage: Run) -> None:
+    (tmp_path / "skip.py").write_text(
+        "from torch import nn\n"
+        "class Skip(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.a, self.b, self.c = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))\n"
+        "    def forward(self, x):\n"
+        "        y = self.a(x)\n"
+        "        return self.c(y + self.b(y)).mean((2, 3))\n"
+        "def skip():\n"
+        "    return Skip()\n"
+        "skip.image_shape = (3, 16, 16)\n"
+    )
+    victim = f"module/{tmp_path / 'skip.py'}:skip"
+    code, _, err = seepage("audit", victim, folder, "--layer", "b", "-o", tmp_path / "o")
+    assert code == 2
+    assert "bypass" in err
+    assert "'a'" in err or " a" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_every_kind_of_picture_is_read(victim: str, tmp_path: Path, seepage: Run) -> None:
+    root = tmp_path / "odd"
+    root.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    colour = Image.fromarray(noise)
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 257).save(root / "sixteen.png")
+    colour.convert("P").save(root / "palette.png")
+    colour.convert("CMYK").save(root / "cmyk.jpg")
+    colour.convert("RGBA").save(root / "alpha.png")
+    colour.convert("L").save(root / "grey.jpg")
+    colour.convert("1").save(root / "bits.png")
+    colour.resize((1, 1)).save(root / "point.png")
+    colour.save(root / "moving.gif", save_all=True, append_images=[colour.rotate(90)])
+    arguments = ("--attack", "rmle:steps=2", "--layer", "mix", "--metric", "mse", "-o", tmp_path / "o")
+    code, _, err = seepage("audit", victim, root, *arguments)
+    assert code == 0, err
+    lines = (tmp_path / "o" / "results.jsonl").read_text()
+    assert '"status":"failed"' not in lines
+    assert "sixteen.png" in lines
+
+
+def test_a_bomb_is_refused_before_decoding(victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:
+    Image.new("1", (20000, 20000)).save(folder / "bomb.png")
+    arguments = ("--attack", "rmle:steps=2", "--layer", "mix", "--metric", "mse", "-o", tmp_path / "o")
+    code, _, err = seepage("audit", victim, folder, *arguments)
+    assert code == 0, err
+    assert "bomb.png" in (tmp_path / "o" / "results.jsonl").read_text()
+    code, _, err = seepage("audit", victim, folder / "bomb.png", *arguments[:-1], tmp_path / "p")
+    assert code in (2, 3)
+    assert "Traceback" not in err
+
+
+def test_only_unreadable_pictures(victim: str, tmp_path: Path, seepage: Run) -> None:
+    root = tmp_path / "bad"
+    root.mkdir()
+    (root / "text.jpg").write_text("I am text")
+    code, _, err = seepage("audit", victim, root, "--attack", "rmle:steps=2", "--layer", "mix", "-o", tmp_path / "o")
+    assert code == 2
+    assert "text.jpg" in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "o").exists()
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "seepage", "audit", "zoo/none", "--debug", "-o", str(tmp_path / "o")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Traceback" in ran.stderr
+    assert ran.returncode != 0
+
+
+def test_a_spec_file_serves_and_options_win(victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:
+    spec = tmp_path / "audit.yaml"
+    spec.write_text(
+        f"victim: {victim}\nimages: {folder}\nlayers: mix\nattacks: ['rmle:steps=3']\nmetrics: [mse, psnr]\nseed: 5\n"
+    )
+    code, _, err = seepage("audit", "--spec", spec, "--seed", "7", "-o", tmp_path / "o")
+    assert code == 0, err
+    lines = (tmp_path / "o" / "results.jsonl").read_text().splitlines()
+    assert len(lines) == 1
+    assert '"seed":7' in lines[0]
+    assert '"layer":"mix"' in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("layer: mix", "'layers'"),
+        ("- mix", "mapping"),
+        ("limit: many", "limit"),
+        ("a: [", "--spec"),
+        ("effort: x", "quick"),
+    ],
+)
+def test_a_bad_spec_file(content: str, expected: str, tmp_path: Path, seepage: Run) -> None:
+    (tmp_path / "audit.yaml").write_text(content)
+    code, _, err = seepage("audit", "--spec", tmp_path / "audit.yaml", "-o", tmp_path / "o")
+    assert code == 2
+    assert expected in err
+    assert len(err.splitlines()) == 1

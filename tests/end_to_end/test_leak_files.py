@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import seepage as api
+from seepage.store import Store
+
+Run = Callable[..., tuple[int, str, str]]
+QUICK = ("--attack", "rmle:steps=60")
+
+
+def written(victim: str, folder: Path, path: Path, run: Run, *more: object) -> Path:
+    code, out, err = run("leak", victim, folder, "--layer", "wide", "-o", path, *more)
+    assert code == 0, err
+    assert out.splitlines()[-1] == str(path)
+    return path
+
+
+@pytest.mark.parametrize("wire", ["fp32", "fp16", "bf16", "int8"])
+def test_a_leak_file_holds_what_the_client_would_send(
+    wire: str, victim: str, folder: Path, tmp_path: Path, seepage: Run
+) -> None:
+    leak = api.read_leak(written(victim, folder, tmp_path / "leak.safetensors", seepage, "--wire", wire))
+    split = api.cut(api.load(victim), "wide")
+    images = torch.stack([split.load(folder / f"{i}.png") for i in range(6)])
+    expected = split.prefix(images)
+    from seepage.wire import decode
+
+    received = decode(leak).features
+    assert received.shape == expected.shape
+    tolerance = {"fp32": 1e-6, "fp16": 1e-3, "bf16": 1e-2, "int8": 1e-2}[wire]
+    assert (received - expected).abs().max() <= tolerance * expected.abs().max()
+    assert leak.header.wire == wire
+    assert leak.header.layer == "wide"
+    assert leak.header.weights_sha256 == split.weights_sha256
+    assert leak.ids == tuple(f"{i}.png" for i in range(6))
+
+
+def test_recover_needs_no_truth(victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:
+    leak = written(victim, folder, tmp_path / "leak.safetensors", seepage)
+    originals = [np.asarray(Image.open(folder / f"{i}.png")) / 255 for i in range(6)]
+    for path in folder.iterdir():
+        path.unlink()
+    code, out, err = seepage("recover", leak, "--attack", "rmle:steps=300", "-o", tmp_path / "r")
+    assert code == 0, err
+    record = json.loads((tmp_path / "r" / "recovery.json").read_text())
+    assert out.splitlines()[-1] == str(tmp_path / "r" / "recovery.json")
+    assert [row["name"] for row in record["rows"]] == [f"{i}.png" for i in range(6)]
+    for row, original in zip(record["rows"], originals):
+        recovered = np.asarray(Image.open(tmp_path / "r" / row["image"])) / 255
+        assert ((recovered - original) ** 2).mean() < 1e-3
+        assert row["residual"] < 0.05
+
+
+@pytest.mark.parametrize("kind", ["npy", "safetensors"])
+def test_a_raw_array_serves_with_victim_and_layer(
+    kind: str, victim: str, folder: Path, tmp_path: Path, seepage: Run
+) -> None:
+    split = api.cut(api.load(victim), "wide")
+    images = torch.stack([split.load(folder / f"{i}.png") for i in range(6)])
+    features = split.prefix(images)
+    path = tmp_path / f"store.{kind}"
+    if kind == "npy":
+        np.save(path, features.numpy())
+    else:
+        save_file({"features": features}, path)
+    code, _, err = seepage("recover", path, *QUICK, "-o", tmp_path / "r")
+    assert code == 2
+    assert "--victim" in err
+    code, _, err = seepage("recover", path, *QUICK, "--victim", victim, "--layer", "wide", "-o", tmp_path / "r")
+    assert code == 0, err
+    assert len(list((tmp_path / "r").glob("*.png"))) == 6
+    code, _, err = seepage("audit", victim, folder, *QUICK, "--layer", "wide", "--leak", path, "-o", tmp_path / "a")
+    assert code == 0, err
+    code, _, err = seepage("audit", victim, folder, *QUICK, "--layer", "wide", "-o", tmp_path / "b")
+    dumped, live = (next(iter(Store(tmp_path / name).cells().values())) for name in "ab")
+    assert dumped.key != live.key
+    assert dumped.summary["mse"].mean == pytest.approx(live.summary["mse"].mean, rel=1e-3)
+
+
+def test_a_dump_is_matched_by_its_ids(victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:
+    leak = written(victim, folder, tmp_path / "leak.safetensors", seepage)
+    for name in ("0.png", "3.png"):
+        (folder / name).unlink()
+    code, _, err = seepage("audit", victim, folder, *QUICK, "--layer", "wide", "--leak", leak, "-o", tmp_path / "o")
+    assert code == 0, err
+    (cell,) = Store(tmp_path / "o").cells().values()
+    assert all(sample.residual < 0.2 for sample in cell.samples)
+    assert cell.summary["mse"].recovery > 0.8
+
+
+def test_rows_without_ids_must_be_as_many_as_the_pictures(
+    victim: str, folder: Path, tmp_path: Path, seepage: Run
+) -> None:
+    leak = written(victim, folder, tmp_path / "leak.safetensors", seepage, "--redact")
+    assert b"0.png" not in leak.read_bytes()
+    (folder / "0.png").unlink()
+    code, _, err = seepage("audit", victim, folder, *QUICK, "--layer", "wide", "--leak", leak, "-o", tmp_path / "o")
+    assert code == 2
+    assert "6 rows" in err
+    assert "5 pictures" in err
+
+
+def damaged(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "damaged":
+        path.write_bytes(b"\x00" * 100 + content[100:])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "text":
+        path.write_text("hello")
+    elif how == "missing":
+        path.unlink()
+
+
+@pytest.mark.parametrize("how", ["truncated", "damaged", "empty", "text", "missing"])
+def test_a_broken_file_is_one_clear_line(how: str, victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:
+    leak = written(victim, folder, tmp_path / "leak.safetensors", seepage)
+    damaged(leak, how)
+    code, _, err = seepage("recover", leak, *QUICK, "--victim", victim, "--layer", "wide", "-o", tmp_path / "r")
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "leak.safetensors" in err
+    assert not (tmp_path / "r").exists()
+
+
+def test_nan_features_are_refused(victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:
+    features = torch.zeros(6, 16, 16, 16)
+    features[2, 0, 0, 0] = torch.nan
+    save_file({"features": features}, tmp_path / "nan.safetensors")
+    arguments = ("--victim", victim, "--layer", "wide", *QUICK, "-o", tmp_path / "r")
+    code, _, err = seepage("recover", tmp_path / "nan.safetensors", *arguments)
+    assert code == 2
+    assert "NaN" in err
+
+
+def test_another_victims_or_layers_leak_is_refused(victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:
+    leak = written(victim, folder, tmp_path / "leak.safetensors", seepage)
+    other = victim.replace(":tiny", ":judge")
+    code, _, err = seepage("recover", leak, *QUICK, "--victim", other, "-o", tmp_path / "r")
+    assert code == 2
+    assert "weights" in err
+    code, _, err = seepage("recover", leak, *QUICK, "--layer", "mix", "-o", tmp_path / "r")
+    assert code == 2
+    assert "wide" in err
+    assert "mix" in err
