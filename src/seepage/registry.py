@@ -10,6 +10,8 @@ import pkgutil
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from .types import SeepageError
@@ -25,6 +27,7 @@ _PACKAGES: Mapping[str, str] = {
     "inverse": "seepage.inverses",
 }
 _ENTRY_POINTS = "seepage.plugins"
+_LISTED = 20
 _components: dict[str, dict[str, Any]] = {kind: {} for kind in _PACKAGES}
 _discovered: set[str] = set()
 
@@ -39,13 +42,19 @@ class BadParameterError(SeepageError):
     """A component was given a parameter it lacks, or a value of another type."""
 
 
+class PluginError(SeepageError):
+    """An installed plug-in cannot be imported, or takes a name that is taken."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return `"; did you mean 'x'?"` for the nearest of `known`, else the list of them."""
+    """Return `"; did you mean 'x'?"` for the nearest of `known`, whatever the case of letters, else a list of them."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    folded = {item.casefold(): item for item in names}
+    near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
     if near:
-        return "; did you mean " + " or ".join(repr(match) for match in near) + "?"
-    return f"; known: {', '.join(names)}" if names else ""
+        return "; did you mean " + " or ".join(repr(folded[match]) for match in near) + "?"
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"; known: {', '.join(names[:_LISTED])}{more}" if names else ""
 
 
 def register(kind: Kind, name: str) -> Callable[[T], T]:
@@ -122,13 +131,25 @@ def build(kind: Kind, text: str, defaults: Mapping[str, Any] | None = None) -> A
 
 
 def spec(kind: Kind, component: Any) -> str:
-    """Return `name:key=value,...` with all parameters, in the order of the fields: the text that builds it again."""
+    """Return `name:key=value,...` with all parameters, in the order of the fields: the text that builds it again.
+
+    Raises:
+        BadParameterError: a value has no text that would give it back.
+    """
     name = name_of(kind, component)
     if not dataclasses.is_dataclass(component):
         return name
-    pairs = [
-        f"{field.name}={_text(getattr(component, field.name))}" for field in dataclasses.fields(component) if field.init
-    ]
+    hints = typing.get_type_hints(type(component))
+    pairs = []
+    for field in dataclasses.fields(component):
+        if field.init:
+            value = getattr(component, field.name)
+            text = _text(value)
+            back = _convert(f"{name}:{field.name}", text, hints[field.name])
+            changed = back != value and value == value  # NaN is no other value for differing from itself
+            if changed or "," in text or text != text.strip():
+                raise BadParameterError(f"{name}:{field.name} is {value!r}, which cannot be written as text")
+            pairs.append(f"{field.name}={text}")
     return f"{name}:{','.join(pairs)}" if pairs else name
 
 
@@ -152,36 +173,76 @@ def parse(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return format(value, "g") if isinstance(value, float) else str(value)
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    # The shortest text that gives the same float back, and one text for equal values: 1.0 is 1, and -0.0 is 0.
+    return repr(value + 0.0).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def _convert(where: str, text: str, hint: Any) -> Any:
-    options = typing.get_args(hint)
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        for option in options:
-            if str(option) == text:
-                return option
-        raise BadParameterError(f"{where} is one of {', '.join(map(str, options))}, got {text!r}")
-    if origin in (typing.Union, types.UnionType):
-        if text.lower() == "none" and type(None) in options:
-            return None
-        return _convert(where, text, next(option for option in options if option is not type(None)))
-    if hint is bool:
-        if text.lower() in ("true", "yes", "1", "on"):
-            return True
-        if text.lower() in ("false", "no", "0", "off"):
-            return False
-        raise BadParameterError(f"{where} is true or false, got {text!r}")
-    if hint in (int, float):
+    for option in _options(hint):
         try:
-            return hint(text)
+            return _READ[option](text) if option in _READ else _literal(text, option)
         except ValueError:
-            wanted = "a whole number" if hint is int else "a number"
-            raise BadParameterError(f"{where} is {wanted}, got {text!r}") from None
-    return text
+            continue
+    raise BadParameterError(f"{where} is {_wanted(hint)}, got {text!r}")
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """Return the types a value may have, in the order they are tried: text takes everything, so it comes last."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        options = typing.get_args(hint)
+        return tuple(sorted(options, key=lambda option: (option is not type(None), option in (str, Path))))
+    return (hint,)
+
+
+def _literal(text: str, hint: Any) -> Any:
+    if typing.get_origin(hint) is not Literal:
+        raise ValueError
+    options = {_text(option): option for option in typing.get_args(hint)}
+    if text not in options:
+        raise ValueError
+    return options[text]
+
+
+def _wanted(hint: Any) -> str:
+    words = []
+    for option in _options(hint):
+        choices = ", ".join(_text(choice) for choice in typing.get_args(option))
+        literal = f"one of {choices}" if typing.get_origin(option) is Literal else f"of {option}, which no text gives"
+        words.append(_WORDS.get(option, literal))
+    return " or ".join(words)
+
+
+def _none(text: str) -> None:
+    if text.lower() != "none":
+        raise ValueError
+
+
+def _bool(text: str) -> bool:
+    if text.lower() in ("true", "yes", "1", "on"):
+        return True
+    if text.lower() in ("false", "no", "0", "off"):
+        return False
+    raise ValueError
+
+
+_READ: Mapping[Any, Callable[[str], Any]] = {
+    type(None): _none,
+    bool: _bool,
+    int: int,
+    float: float,
+    str: str,
+    Path: Path,
+}
+_WORDS = {
+    type(None): "none",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+}
 
 
 def _identity(component: Any) -> str:
@@ -192,16 +253,28 @@ def _discover(kind: Kind) -> None:
     """Import the built-in modules of a kind and, once, every plug-in."""
     if kind in _discovered:
         return
-    _discovered.add(kind)
+    with ExitStack() as on_failure:
+        on_failure.callback(_discovered.discard, kind)
+        _discovered.add(kind)
+        try:
+            package = importlib.import_module(_PACKAGES[kind])
+        except ModuleNotFoundError as error:
+            if error.name != _PACKAGES[kind]:
+                raise
+        else:
+            for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+                importlib.import_module(module.name)
+        if _ENTRY_POINTS not in _discovered:
+            on_failure.callback(_discovered.discard, _ENTRY_POINTS)
+            _discovered.add(_ENTRY_POINTS)
+            for entry in importlib.metadata.entry_points(group=_ENTRY_POINTS):
+                _load(entry)
+        on_failure.pop_all()
+
+
+def _load(entry: importlib.metadata.EntryPoint) -> None:
     try:
-        package = importlib.import_module(_PACKAGES[kind])
-    except ModuleNotFoundError as error:
-        if error.name != _PACKAGES[kind]:
-            raise
-    else:
-        for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-            importlib.import_module(module.name)
-    if "plug-ins" not in _discovered:
-        _discovered.add("plug-ins")
-        for entry in importlib.metadata.entry_points(group=_ENTRY_POINTS):
-            entry.load()
+        entry.load()
+    except (ImportError, AttributeError, ValueError) as error:
+        owner = f" of {entry.dist.name}" if entry.dist else ""
+        raise PluginError(f"plug-in {entry.name!r}{owner} ({entry.value}) cannot be loaded: {error}") from error
