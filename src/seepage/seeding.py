@@ -25,5 +25,5 @@ def generators(seed: int, role: Role, hashes: Sequence[str], turn: int = 0) -> t
 
 def row_hashes(features: torch.Tensor) -> tuple[str, ...]:
     """Return the SHA-256 of each row's bytes: what an attacker, who has no picture, seeds from."""
-    rows = features.detach().cpu().contiguous()
-    return tuple(hashlib.sha256(row.view(torch.uint8).numpy().tobytes()).hexdigest() for row in rows.flatten(1))
+    rows = features.detach().cpu().contiguous().reshape(features.shape[0], -1)
+    return tuple(hashlib.sha256(row.view(torch.uint8).numpy().tobytes()).hexdigest() for row in rows)
