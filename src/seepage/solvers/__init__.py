@@ -1,0 +1,10 @@
+"""Solvers: minimise a residual for each sample of a batch apart; a failure is a status with a sentence."""
+
+from __future__ import annotations
+
+from .adam import Adam
+from .cg import Inverted, cg
+from .levenberg_marquardt import LevenbergMarquardt
+from .solve import Bound, Method, Problem, State, Variable, drive
+
+__all__ = ["Adam", "Bound", "Inverted", "LevenbergMarquardt", "Method", "Problem", "State", "Variable", "cg", "drive"]
