@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 from pathlib import Path
@@ -48,7 +49,7 @@ def open_source(text: str | os.PathLike[str] | None = None) -> PictureSource:
         return open_file(path)
     dataset, _, tail = name.partition("/")
     if dataset not in registry.names("dataset"):
-        raise SeepageError(f"no folder, picture or data set is called {name!r}{_nearest(name, path, dataset)}")
+        raise SeepageError(f"no folder, picture or data set is called {name!r}{_nearest(name, path)}")
     split, at, place = tail.partition("@")
     if not split:
         raise SeepageError(f"{name!r} names no split: write {dataset}/SPLIT or {dataset}/SPLIT@PATH")
@@ -56,7 +57,12 @@ def open_source(text: str | os.PathLike[str] | None = None) -> PictureSource:
     return opened
 
 
-def _nearest(name: str, path: Path, dataset: str) -> str:
-    beside = [str(path.parent / item) for item in os.listdir(path.parent)] if os.path.isdir(path.parent) else []
+def _nearest(name: str, path: Path) -> str:
+    beside: list[str] = []
+    with contextlib.suppress(OSError):
+        beside = [str(path.parent / item) for item in os.listdir(path.parent)]
+    dataset, slash, tail = name.partition("/")
+    known = registry.names("dataset")
     near = difflib.get_close_matches(str(path), beside, n=1, cutoff=0.7)
-    return f"; did you mean {near[0]!r}?" if near else registry.suggest(dataset, registry.names("dataset"))
+    near += [match + slash + tail for match in difflib.get_close_matches(dataset, known, n=1)]
+    return f"; did you mean {near[0]!r}?" if near else f"; data sets: {', '.join(known)}, as NAME/SPLIT[@PATH]"

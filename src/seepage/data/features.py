@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import tokenize
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +29,7 @@ _KEY = "seepage-leak"
 _FEATURES = "features"
 _SCALE = "scale"
 _ROWS_AT_ONCE = 64
+_NO_NUMPY = (ValueError, OSError, EOFError, OverflowError, SyntaxError, TypeError, tokenize.TokenError, RecursionError)
 _NUMPY = b"\x93NUMPY"
 _ARCHIVES = {b"PK\x03\x04": "an archive (.npz, or torch's .pt)", b"\x80\x02": "a pickle", b"\x80\x04": "a pickle"}
 
@@ -295,9 +298,11 @@ def _bare_tensor(path: str | Path) -> Tensor:
 
 def _numpy_array(path: str | Path) -> Tensor:
     try:
-        # Copy on write: torch warns of memory it may not write to.
-        array = np.lib.format.open_memmap(path, mode="c")
-    except (ValueError, OSError, EOFError, OverflowError, SyntaxError, TypeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers that Python 2 wrote
+            # Copy on write: torch warns of memory it may not write to.
+            array = np.lib.format.open_memmap(path, mode="c")
+    except _NO_NUMPY as error:
         raise LeakFileError(
             f"{printable(path)} is no plain .npy array, or is damaged or truncated: {' '.join(str(error).split())}"
         ) from error

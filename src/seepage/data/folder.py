@@ -215,5 +215,6 @@ def _listed(extensions: frozenset[str]) -> str:
 def _seen(others: Counter[str]) -> str:
     if not others:
         return "the folder holds no files at all"
-    kinds = ", ".join(f"{count} {extension or 'without extension'}" for extension, count in others.most_common(3))
-    return f"saw {sum(others.values())} other files ({kinds})"
+    ranked = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:3]
+    kinds = ", ".join(f"{count} {extension or 'without extension'}" for extension, count in ranked)
+    return f"other files seen: {others.total()} ({kinds})"
