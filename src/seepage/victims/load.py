@@ -20,11 +20,12 @@ _GRAMMAR = "a victim is SOURCE/NAME[@WEIGHTS]"
 
 @dataclass(frozen=True)
 class KnownSource:
-    """A source of victims: its name, a sentence, and the names it knows by heart."""
+    """A source of victims: its name, a sentence, the names it knows by heart, and whole names to type."""
 
     name: str
     about: str
     names: tuple[str, ...]
+    examples: dict[str, str]
 
 
 def known() -> tuple[KnownSource, ...]:
@@ -32,7 +33,7 @@ def known() -> tuple[KnownSource, ...]:
     found = []
     for name in registry.names("victim"):
         source: Source = registry.build("victim", name)
-        found.append(KnownSource(name, source.about, source.names()))
+        found.append(KnownSource(name, source.about, source.names(), source.examples()))
     return tuple(found)
 
 
@@ -64,7 +65,7 @@ def load(name: str, *, device: str | torch.device = "cpu", size: int | None = No
         normalise=network.preprocessing.normaliser().to(device),
         image_shape=network.preprocessing.image_shape,
         picture=network.preprocessing,
-        preprocessing=network.preprocessing.words(),
+        preprocessing=network.preprocessing.describe(),
         weights_sha256=state_sha256(model),
         boundaries=network.boundaries,
         defaults=_defaults(network),

@@ -74,6 +74,10 @@ class Source(Protocol):
         """Return the names it knows by heart; there may be others (a path, a hub id)."""
         ...
 
+    def examples(self) -> dict[str, str]:
+        """Return whole victim names, as one types them, each with a sentence."""
+        ...
+
     def build(self, request: Request) -> Network:
         """Return the network. Called with a seeded generator of its own, so that initial weights are repeatable.
 

@@ -11,10 +11,11 @@ from torchvision import models
 from ..registry import register, suggest
 from ..types import SeepageError
 from .families import boundaries
-from .preprocess import Preprocessing
+from .hub import torch_hub_file
+from .preprocess import Preprocessing, shorter_edge
 from .source import File, Network, Request, Tag
 from .victim import UnknownVictimError, WeightsError
-from .weights import fit, read_state, torch_hub_file
+from .weights import fit, read_state
 
 # These two warn unless they are told whether to initialise.
 _INITIALISED = ("googlenet", "inception_v3")
@@ -30,6 +31,13 @@ class Torchvision:
     def names(self) -> tuple[str, ...]:
         """Return torchvision's own list."""
         return tuple(models.list_models(module=models))
+
+    def examples(self) -> dict[str, str]:
+        """Return two forms of a name."""
+        return {
+            "torchvision/resnet50@IMAGENET1K_V2": "ResNet-50 with the weights of that name; without one, the DEFAULT",
+            "torchvision/vit_b_16@random": "ViT-B/16 with initial weights, no download",
+        }
 
     def build(self, request: Request) -> Network:
         """Build one; without weights named, torchvision's DEFAULT ones."""
@@ -49,7 +57,7 @@ class Torchvision:
         return Network(
             name=f"{request.name}@{chosen.name if named else request.weights}",
             model=model,
-            preprocessing=_preprocessing(chosen).at(request.size),
+            preprocessing=_preprocessing(chosen, request.size),
             boundaries=boundaries(model),
             classes=tuple(chosen.meta["categories"]) if named else None,
         )
@@ -88,13 +96,9 @@ def _arguments(request: Request, entry: Any) -> dict[str, Any]:
     return arguments
 
 
-def _preprocessing(entry: Any) -> Preprocessing:
+def _preprocessing(entry: Any, size: int | None) -> Preprocessing:
     preset = entry.transforms()
-    crop = preset.crop_size[0]
-    return Preprocessing(
-        resize=preset.resize_size[0],
-        crop=(crop, crop),
-        interpolation=preset.interpolation,
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
-    )
+    resize, crop = preset.resize_size[0], preset.crop_size[0]
+    if size is not None:
+        resize, crop = round(resize * size / crop), size
+    return shorter_edge(resize, crop, preset.interpolation, tuple(preset.mean), tuple(preset.std))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import random
-import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..types import Shape
 from .victim import WeightsError
 
 PICKLED = (".pt", ".pth", ".th", ".bin")
 SUFFIXES = (".safetensors", *PICKLED)
-CONNECT_SECONDS = 5.0
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
@@ -80,19 +79,30 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
     # Old files lack the counter of batches that batch norm has kept since 2018; it plays no part in evaluation.
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     extra = [name for name in state if name not in own]
-    shapes = [name for name in own if name in state and own[name].shape != state[name].shape]
+    shapes = {
+        name: (tuple(state[name].shape), tuple(own[name].shape))
+        for name in own
+        if name in state and own[name].shape != state[name].shape
+    }
+    fault = mismatch(len(own), missing, extra, shapes)
+    if fault:
+        raise WeightsError(f"{origin} does not fit this network: {fault}")
+    model.load_state_dict(dict(state), strict=False)
+
+
+def mismatch(
+    count: int, missing: Sequence[str], extra: Sequence[str], shapes: Mapping[str, tuple[Shape, Shape]]
+) -> str:
+    """Say how a state differs from a model of `count` tensors; shapes are found and expected. Empty where it fits."""
     faults = []
     if missing:
-        faults.append(f"{len(missing)} of {len(own)} missing (first {missing[0]})")
+        faults.append(f"{len(missing)} of {count} tensors missing (first {missing[0]})")
     if extra:
         faults.append(f"{len(extra)} unexpected (first {extra[0]})")
     if shapes:
-        first = shapes[0]
-        found, wanted = tuple(state[first].shape), tuple(own[first].shape)
+        first, (found, wanted) = next(iter(shapes.items()))
         faults.append(f"{len(shapes)} of another shape (first {first}: {found}, expected {wanted})")
-    if faults:
-        raise WeightsError(f"{origin} does not fit this network: {'; '.join(faults)}")
-    model.load_state_dict(dict(state), strict=False)
+    return "; ".join(faults)
 
 
 def check_finite(model: nn.Module, name: str) -> None:
@@ -105,38 +115,3 @@ def check_finite(model: nn.Module, name: str) -> None:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             bad = int((~torch.isfinite(tensor)).sum())
             raise WeightsError(f"{name}: weight {key} holds {bad} NaN or infinite values of {tensor.numel()}")
-
-
-@contextlib.contextmanager
-def short_timeouts() -> Iterator[None]:
-    """Let connections of urllib, which takes no timeout from its callers' callers, fail after five seconds."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(CONNECT_SECONDS)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def torch_hub_file(url: str, instead: str) -> Path:
-    """Return the file that torch.hub keeps of a URL, fetched where it is not yet there.
-
-    Raises:
-        WeightsError: it is not on disk and cannot be fetched; `instead` is what to type.
-    """
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / url.rsplit("/", 1)[-1]
-    if path.is_file():
-        return path
-    stem = path.stem.rsplit("-", 1)
-    prefix = stem[1] if len(stem) == 2 and len(stem[1]) >= 8 and set(stem[1]) <= set("0123456789abcdef") else None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with short_timeouts():
-            torch.hub.download_url_to_file(url, str(path), prefix)
-    except (OSError, RuntimeError) as error:
-        reason = str(getattr(error, "reason", error)).partition("\n")[0]
-        raise WeightsError(
-            f"weights {path.name} are not in {folder} and {url} cannot be fetched ({reason}); type {instead}"
-        ) from error
-    return path
