@@ -58,6 +58,13 @@ def test_subfolders_are_classes(tmp_path):
     assert labels(source) == {"cat/2.png": "cat", "cat/deep/3.png": "cat", "dog/1.png": "dog", "top.png": None}
 
 
+def test_a_subfolder_that_all_share_is_no_class(tmp_path):
+    put(tmp_path, "unpacked/faces/s1/1.png", "unpacked/faces/s2/1.png")
+    assert labels(data.open_source(tmp_path)) == {"unpacked/faces/s1/1.png": "s1", "unpacked/faces/s2/1.png": "s2"}
+    (tmp_path / "unpacked/faces/s2/1.png").unlink()
+    assert data.open_source(tmp_path).classes is None
+
+
 def test_metadata_is_read(tmp_path):
     put(tmp_path, "a.png", "b.png", "sub/c.png")
     describe(
@@ -76,11 +83,11 @@ def test_metadata_is_read(tmp_path):
 
 
 def test_labels_by_number_keep_their_numbers(tmp_path):
-    put(tmp_path, "x/a.png", "x/b.png")
+    put(tmp_path, "x/a.png", "y/b.png")
     describe(tmp_path, {"file_name": "x/a.png", "label": 207})
     source = data.open_source(tmp_path)
     assert source.classes is None
-    assert labels(source) == {"x/a.png": 207, "x/b.png": None}
+    assert labels(source) == {"x/a.png": 207, "y/b.png": None}
 
 
 def test_subfolders_name_the_classes_where_metadata_gives_none(tmp_path):

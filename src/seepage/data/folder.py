@@ -52,8 +52,9 @@ class _Described:
 def open_folder(folder: Path, split: str | None = None) -> PictureSource:
     """Open a folder and all below it; with `split`, only the pictures that metadata.jsonl puts there.
 
-    A picture's label is the metadata's, else, where the metadata gives none at all, the subfolder it lies in. Hidden
-    files and folders are skipped; other files count only where the metadata names them.
+    A picture's label is the metadata's, else, where the metadata gives none at all, the first subfolder that it does
+    not share with all others. Hidden files and folders are skipped; other files count only where the metadata names
+    them.
 
     Raises:
         SeepageError: no picture, or a line of metadata.jsonl that is wrong.
@@ -189,7 +190,10 @@ def _labels(
     """Return a label a picture, and the names of the classes where labels are names."""
     given = {name: about.line.label for name, about in described.items() if about.line.label is not None}
     if not given:
-        given = {name: name.partition("/")[0] for name in files if "/" in name}
+        # A subfolder that all pictures share, as an unpacked archive leaves one, tells none from another.
+        folders = {name: PurePosixPath(name).parent.parts for name in files}
+        shared = len(os.path.commonprefix(list(folders.values())))
+        given = {name: parts[shared] for name, parts in folders.items() if len(parts) > shared}
     names = {name: label for name, label in given.items() if isinstance(label, str)}
     numbers = {name: label for name, label in given.items() if isinstance(label, int)}
     if names and numbers:
