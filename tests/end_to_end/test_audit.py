@@ -43,6 +43,9 @@ class Unmix:
             raise NotRunError("needs a fax machine")
         return _Unmixer(self.behaviour)
 
+    def load(self, path: Path, knowledge: Knowledge) -> Recoverer:
+        return _Unmixer(path.read_text())
+
 
 class _Unmixer(Recoverer):
     batches: ClassVar[list[int]] = []
@@ -58,9 +61,7 @@ class _Unmixer(Recoverer):
         if self.behaviour == "memory" and count > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         if self.behaviour == "hungry":
-            raise RuntimeError(
-                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"
-            )
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
         mix = torch.tensor([[0.6, 0.3, 0.1], [0.1, 0.6, 0.3], [0.3, 0.1, 0.6]]).inverse()
         images = torch.einsum("oc,bchw->bohw", mix, leak.features).clamp(0, 1)
         if self.behaviour == "nan":
@@ -285,6 +286,23 @@ def test_the_judge_must_not_be_the_victim_and_judges_agreement(
     (cell,) = cells(tmp_path / "b")
     assert cell.summary["agreement"].mean == 1.0
     assert cell.spec.judges["label"].name.endswith(":judge")
+
+
+def test_a_judge_that_cannot_be_had_is_said_so_and_costs_nothing_else(
+    victim: str, folder: Path, tmp_path: Path, seepage: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEEPAGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
+    base = ("audit", victim, folder, "--attack", "unmix", "--layer", "mix", "-o", tmp_path / "o")
+    code, _, err = seepage(*base, "--metric", "mse", "--metric", "agreement", "--metric", "ms_ssim")
+    assert code == 0, err
+    (cell,) = cells(tmp_path / "o")
+    assert set(cell.summary) == {"mse"}
+    assert "efficientnet_lite0" in cell.unavailable["agreement"]
+    assert "161" in cell.unavailable["ms_ssim"]
+    assert cell.spec.judges == {}
 
 
 def test_redacted_audits_hold_no_name_and_no_picture(victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:

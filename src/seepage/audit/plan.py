@@ -10,6 +10,7 @@ import torch
 
 from ..schema import Spec
 from ..store import cell_key
+from ..victims.cut import NonFiniteError
 from .cell import batch_size
 from .workbench import Workbench
 
@@ -40,7 +41,10 @@ def jobs(bench: Workbench) -> tuple[Job, ...]:
     """
     request = bench.request
     for layer in bench.layers:
-        bench.cut(layer)
+        try:
+            bench.cut(layer)
+        except NonFiniteError:
+            continue  # each of its cells will fail with this reason; the other layers can be audited
     bench.require_a_picture()
     found = []
     for layer in bench.layers:
@@ -81,7 +85,10 @@ def forecast(bench: Workbench, cells: Sequence[Job]) -> list[Forecast]:
 
 def _pass_seconds(bench: Workbench, layer: str) -> float:
     """Time one forward and backward pass through the prefix, a picture."""
-    split = bench.split(layer)
+    try:
+        split = bench.split(layer)
+    except NonFiniteError:
+        return 0.0
     size = min(len(bench.source), batch_size(split.image_shape, bench.device))
     images = torch.full((size, *split.image_shape), 0.5, device=bench.device, requires_grad=True)
     taken = []

@@ -15,7 +15,7 @@ from ..attacks import controls
 from ..data.features import open_leak
 from ..data.source import PictureSource
 from ..schema import Cut, Judge
-from ..types import Attack, Examples, Images, Knowledge, Leak, Metric, Recovery, SeepageError, SplitModel
+from ..types import Attack, Examples, Images, Knowledge, Leak, Metric, PictureFile, Recovery, SeepageError, SplitModel
 from ..victims.cut import cut
 from ..victims.layers import Layer, default_layers, layers
 from ..victims.victim import Victim
@@ -198,10 +198,9 @@ class Workbench:
             raise RequestError(f"--public {self.request.public}: no picture of it can be read")
         return total / count
 
-    @property
-    def victim_load(self) -> Callable[..., Tensor]:
-        """How the victim reads a picture, whatever the cut."""
-        return self.split(self.layers[0]).load
+    def victim_load(self, file: PictureFile) -> Tensor:
+        """Read a picture as the victim does, whatever the cut."""
+        return self.victim.picture(pictures.read_picture(file))
 
     def knowledge(self, split: SplitModel) -> Knowledge:
         """What the attacker knows: the prefix, queries, the public pictures, the classes; never the truth."""
