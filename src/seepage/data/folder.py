@@ -191,9 +191,9 @@ def _labels(
     given = {name: about.line.label for name, about in described.items() if about.line.label is not None}
     if not given:
         # A subfolder that all pictures share, as an unpacked archive leaves one, tells none from another.
-        folders = {name: PurePosixPath(name).parent.parts for name in files}
-        shared = len(os.path.commonprefix(list(folders.values())))
-        given = {name: parts[shared] for name, parts in folders.items() if len(parts) > shared}
+        folders = {name: PurePosixPath(name).parent for name in files}
+        shared = len(PurePosixPath(os.path.commonpath(folders.values())).parts)
+        given = {name: place.parts[shared] for name, place in folders.items() if len(place.parts) > shared}
     names = {name: label for name, label in given.items() if isinstance(label, str)}
     numbers = {name: label for name, label in given.items() if isinstance(label, int)}
     if names and numbers:
