@@ -110,9 +110,9 @@ def _ends(victim: Victim, seen: Trace, site: Site) -> tuple[Call, ...]:
     """The calls that segments end at: block boundaries, blocks within them, what those start from, the cut itself."""
     target = next(call for call in seen.legal if call.site == site)
     earlier = seen.legal[: seen.legal.index(target)]
-    limits = [call for call in boundaries(victim, seen) if call in earlier]
-    blocks = [call for call in earlier if call_kind(victim.model, call) in RESIDUAL]
-    starts = {call.takes for call in (*limits, *blocks, target) if call.takes is not None}
+    limits = boundaries(victim, seen)
+    blocks = [call for call in seen.legal if call_kind(victim.model, call) in RESIDUAL]
+    starts = {call.takes for call in (*earlier, target) if call in limits or call in blocks}
     taken = {target.gives, seen.pictures}
     ends: list[Call] = []
     for call in earlier:
