@@ -31,7 +31,7 @@ _TYPES = {
         transformers.modeling_vit.ViTLayer transformers.modeling_dinov2.Dinov2Layer
         transformers.modeling_clip.CLIPEncoderLayer transformers.modeling_siglip.SiglipEncoderLayer
         transformers.modeling_blip_2.Blip2EncoderLayer open_clip.transformer.ResidualAttentionBlock
-        open_clip.transformer.CustomResidualAttentionBlock
+        open_clip.transformer.CustomResidualAttentionBlock torch.transformer.TransformerEncoderLayer
     """,
     "dense": """
         torchvision.densenet._DenseLayer torchvision.densenet._DenseBlock timm.densenet.DenseLayer

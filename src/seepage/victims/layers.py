@@ -76,7 +76,9 @@ def default_layers(victim: Victim) -> tuple[str, ...]:
     """
     if victim.defaults is not None:
         return victim.defaults
-    blocks = {call.gives: call.label for call in boundaries(victim, look(victim), tail=False)}
+    blocks: dict[int, str] = {}
+    for call in boundaries(victim, look(victim), tail=False):
+        blocks.setdefault(call.gives, call.label)
     return spread(tuple(blocks.values()))
 
 
@@ -90,8 +92,8 @@ def boundaries(victim: Victim, seen: Trace, *, tail: bool = True) -> tuple[Call,
     """Return the legal cuts at block boundaries; `tail` adds a classifier's pooled vector and logits."""
     names = set(victim.boundaries if victim.boundaries is not None else _containers(victim.model))
     found = [call for call in seen.legal if call.site.module in names]
-    if not found:
-        found = [call for call in seen.legal if "." not in call.site.module]
+    if not found or (victim.boundaries is None and isinstance(victim.model, nn.Sequential)):
+        found = [call for call in seen.legal if call in found or "." not in call.site.module]
     ends = _classifier(seen, found) if tail else ()
     return tuple(call for call in seen.legal if call in found or call in ends)
 
@@ -128,12 +130,10 @@ def _classifier(seen: Trace, blocks: list[Call]) -> tuple[Call, ...]:
     """The pooled vector and the logits, where the outputs are one vector a picture and no block ends in them."""
     if len(seen.shape) != 1:
         return ()
-    logits = seen.legal[-1]
     known = {call.gives for call in blocks}
     after = seen.legal[seen.legal.index(blocks[-1]) + 1 :] if blocks else seen.legal
-    pooled = next((call for call in after if _is_vector(call.shape) and call.gives not in known), logits)
-    ends = {call.gives: call for call in (pooled, logits) if call.gives not in known}
-    return tuple(ends.values())
+    vectors = [call for call in after if _is_vector(call.shape) and call.gives not in known]
+    return tuple({call.gives: call for call in (*vectors[:1], *vectors[-1:])}.values())
 
 
 def _is_vector(shape: Shape) -> bool:
