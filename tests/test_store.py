@@ -23,7 +23,7 @@ def cell(layer: str = "l") -> Cell:
 
 
 def line(index: int) -> SampleLine:
-    sample = Sample(id=f"{index}.png", image_sha256="x", status="stopped", metrics={"psnr": float("inf")})
+    sample = Sample(id=f"{index}\u2028line.png", image_sha256="x", status="stopped", metrics={"psnr": float("inf")})
     return SampleLine(index=index, sample=sample, controls={"prior": {"psnr": 6.0}}, passes=3)
 
 

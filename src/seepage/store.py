@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pydantic
 from pydantic import Field
 
 from . import __version__
@@ -81,7 +80,7 @@ class Store:
                     continue
                 try:
                     cell = Cell.parse(line)
-                except (ValueError, pydantic.ValidationError) as error:
+                except (ValueError, RecursionError) as error:
                     reason = str(error).splitlines()[0]
                     raise StoreError(
                         f"{self.results}, line {number}: {reason}; without that line its cell is computed anew"
@@ -104,7 +103,7 @@ class Store:
         with _explained(self.folder):
             _repair(journal)
             text = journal.read_text(encoding="utf-8")
-        lines = (SampleLine.model_validate_json(line) for line in text.splitlines())
+        lines = (SampleLine.model_validate_json(line) for line in text.split("\n") if line)
         return {line.index: line for line in lines}
 
     def finish(self, key: str, line: SampleLine) -> None:

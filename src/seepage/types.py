@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -112,7 +113,7 @@ class Prefix(nn.Module, ABC):
         """Map "b 3 h w" to "b ..."."""
 
 
-PictureFile = str | Path | BinaryIO | Image.Image
+PictureFile = str | Path | BinaryIO | io.BufferedIOBase | Image.Image
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def audit(
     judge: Annotated[Many, typer.Option(help="[label=]VICTIM: an independent model that judges labels")] = None,
     effort: Annotated[str | None, typer.Option(help="quick, standard or full: what an attack may spend")] = None,
     size: Annotated[int | None, typer.Option(help="input size in pixels, where the victim allows another")] = None,
-    limit: Annotated[int | None, typer.Option(help="use the first N pictures")] = None,
+    limit: Annotated[int | None, typer.Option(help="use N pictures, spread over their labels")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of everything random")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps")] = None,
     workers: Annotated[int | None, typer.Option(help="processes that run cells")] = None,

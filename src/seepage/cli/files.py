@@ -25,7 +25,7 @@ def leak(
     output: Annotated[Path, typer.Option("-o", "--output", help="the file to write, .safetensors")],
     wire: Annotated[str, typer.Option(help="fp32, fp16, bf16 or int8")] = "fp32",
     size: Annotated[int | None, typer.Option(help="input size in pixels")] = None,
-    limit: Annotated[int | None, typer.Option(help="use the first N pictures")] = None,
+    limit: Annotated[int | None, typer.Option(help="use N pictures, spread over their labels")] = None,
     redact: Annotated[bool, typer.Option("--redact", help="leave the pictures' names out of the file")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "cpu",
     debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
