@@ -31,6 +31,7 @@ test: lint  ## lint, then the tests
 
 bench: setup  ## the benchmarks whose figures the documents quote
 	$(BIN)/python benchmarks/first_audit.py
+	$(BIN)/python benchmarks/joint_vs_rmle.py
 
 bench-layers: setup  ## the cut law on every architecture at full size
 	$(BIN)/python benchmarks/layers.py

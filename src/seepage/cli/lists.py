@@ -44,7 +44,7 @@ def layers(
         say_json([dataclasses.asdict(row) for row in rows])
         return
     defaults = set(cuts.default_layers(loaded))
-    columns = ("layer", "shape", "fp32", "fp16", "int8", "before", "after", "kind", "default")
+    columns = ("layer", "shape", "fp32", "fp16", "int8", "MMACs before", "after", "kind", "default")
     shown = [
         (
             row.name,
@@ -57,7 +57,7 @@ def layers(
         )
         for row in rows
     ]
-    title = f"{loaded.name}  {'x'.join(map(str, loaded.image_shape))}  bytes an image, millions of multiply-adds"
+    title = f"{loaded.name}  {'x'.join(map(str, loaded.image_shape))}  bytes an image; millions of multiply-adds (MMACs) before and after the cut"
     table(columns, shown, right=columns[2:7], title=title)
 
 

@@ -1,0 +1,60 @@
+"""Run the embedded default audit and write the table that the README shows.
+
+    python benchmarks/first_audit.py
+
+Writes `results/first_audit.md` and `.json` beside this file: per layer and attack the mean PSNR with its interval, the
+other metrics, the strongest null control, and what it cost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from seepage.audit.request import Request
+from seepage.audit.run import run_audit
+from seepage.report import rows
+from seepage.schema import Cell
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    """Run, time and write."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        cells = run_audit(Request(effort="quick"), Path(folder))
+        seconds = time.perf_counter() - began
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "first_audit.json").write_text(json.dumps(_summary(cells, seconds), indent=2) + "\n")
+    text = _markdown(cells, seconds)
+    (RESULTS / "first_audit.md").write_text(text)
+    print(text)
+
+
+def _machine(cells: list[Cell]) -> str:
+    device = next((cell.environment.device for cell in cells if cell.environment), "")
+    return f"{device}, {os.cpu_count()} cores, {platform.system()}, {datetime.now(UTC):%Y-%m-%d}"
+
+
+def _summary(cells: list[Cell], seconds: float) -> dict[str, object]:
+    drop = {"samples", "environment"}
+    records = [cell.model_dump(mode="json", exclude=drop) for cell in cells]
+    return {"machine": _machine(cells), "seconds": round(seconds, 1), "cells": records}
+
+
+def _markdown(cells: list[Cell], seconds: float) -> str:
+    columns, lines = rows(cells)
+    head = f"`python benchmarks/first_audit.py`, {_machine(cells)}: {seconds:.0f} s in all."
+    table = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    table += ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join([head, "", *table, ""])
+
+
+if __name__ == "__main__":
+    main()
