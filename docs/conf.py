@@ -1,0 +1,46 @@
+"""How the documentation is built: `make docs`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+# The pages' shell cells call `seepage`, whichever way sphinx was started.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+# They are to run anywhere, so they fetch nothing: neither from a hub nor, as seepage's own weights come, through pip.
+os.environ.update(HF_HUB_OFFLINE="1", PIP_NO_INDEX="1")
+
+from seepage import __version__
+
+project = "seepage"
+author = "The seepage developers"
+copyright = "The seepage developers"
+release = version = __version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "commands", "components", "records", "docstrings"]
+exclude_patterns = ["_build", "jupyter_execute"]
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_timeout = 120
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+add_module_names = False
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+
+html_theme = "furo"
+html_title = "seepage"
+html_static_path = ["_static"]
+html_css_files = ["seepage.css"]
+html_theme_options = {"navigation_with_keys": True}
+html_show_sphinx = False
