@@ -42,12 +42,12 @@ _BLOCKS = {
 }
 # transformers names the parts of its towers alike: the first of these that finds blocks is taken.
 _TOWERS = (
-    "embedder embeddings encoder.stages.*.downsampling_layer|encoder.stages.*.layers.* layernorm",
+    "embedder embeddings encoder.stages.*.downsampling_layer.1|encoder.stages.*.layers.* layernorm",
     "embeddings encoder.layers.*.downsample|encoder.layers.*.blocks.* layernorm",
     "embeddings pre_layrnorm encoder.layers.* post_layernorm",
     "embeddings encoder.layer.* layernorm",
     "embeddings layers.* layernorm",
-    "embeddings layer.* norm",
+    "embeddings model.layer.* norm",
 )
 
 
@@ -70,7 +70,13 @@ def boundaries(model: nn.Module) -> tuple[str, ...] | None:
 
 def expand(model: nn.Module, patterns: str) -> tuple[str, ...]:
     """Return the modules that patterns such as `layer1.*` name, pattern by pattern, in the order of definition."""
-    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    modules = model.named_modules(remove_duplicate=False)
+    # A list is no step; a stage that does not down-sample has a placeholder where the others do.
+    names = [
+        name
+        for name, module in modules
+        if name and not isinstance(module, nn.ModuleList) and not (isinstance(module, nn.Identity) and "down" in name)
+    ]
     found: dict[str, None] = {}
     for group in patterns.split():
         for name in names:

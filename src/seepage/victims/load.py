@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +56,7 @@ def load(name: str, *, device: str | torch.device = "cpu", size: int | None = No
     request = Request(request.name, request.weights, size)
     seed = request.weights.seed if isinstance(request.weights, Random) else 0
     component: Source = registry.build("victim", source)
-    with seeded(seed):
+    with seeded(seed), _explained(name, size):
         network = component.build(request)
     full = f"{source}/{network.name}"
     model = network.model.float().eval().requires_grad_(False).to(device)
@@ -88,7 +90,7 @@ def parse(name: str) -> tuple[str, Request]:
         near = _with_source(name, sources) if not slash else registry.suggest(source, sources)
         raise UnknownVictimError(f"{_GRAMMAR} with a SOURCE of {', '.join(sources)}; got {name!r}{near}")
     # A module's path may hold an @, what stands after its colon may not.
-    pattern = r"(.*:[^@/]*)(?:@(.*))?" if source == "module" else r"([^@]*)(?:@(.*))?"
+    pattern = r"(.*?:[^@/]*)(?:@(.*))?" if source == "module" else r"([^@]*)(?:@(.*))?"
     match = re.fullmatch(pattern, rest, re.DOTALL)
     bare, weights = (match.group(1), match.group(2)) if match else (rest, None)
     if not bare or weights == "":
@@ -126,9 +128,17 @@ def _defaults(network: Network) -> tuple[str, ...] | None:
 @torch.no_grad()
 def _check_size(victim: Victim, size: int) -> None:
     """Run the network once: some take any size, and only a run tells."""
-    device = next(victim.model.parameters()).device
-    try:
+    device = next((weight.device for weight in victim.model.parameters()), None)
+    with _explained(victim.name, size):
         victim.model(victim.normalise(torch.full((1, *victim.image_shape), 0.5, device=device)))
-    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+
+
+@contextlib.contextmanager
+def _explained(name: str, size: int | None) -> Iterator[None]:
+    """Turn what a library raises over an impossible size or setting into one line."""
+    try:
+        yield
+    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError, ArithmeticError) as error:
+        what = "cannot be built" if size is None else f"does not take pictures of {size}x{size}"
         reason = str(error).partition("\n")[0]
-        raise SeepageError(f"{victim.name} does not take pictures of {size}x{size}: {reason}") from error
+        raise SeepageError(f"{name} {what}: {reason}") from error

@@ -140,7 +140,7 @@ def _blamed(what: str) -> Iterator[None]:
         yield
     except SeepageError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = str(error).partition("\n")[0]
         raise SeepageError(f"{what} raised {type(error).__name__}: {reason}") from error
 

@@ -100,11 +100,7 @@ def _visual(config: dict[str, Any], settings: dict[str, Any], size: int | None, 
     vision = config["vision_cfg"] | settings | {"timm_model_pretrained": False, "output_tokens": False}
     if size is not None:
         vision["image_size"] = size
-    try:
-        clip = open_clip.CLIP(config["embed_dim"], vision, _NO_TEXT, quick_gelu=quick_gelu)
-    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise SeepageError(f"open_clip cannot build a visual tower of {vision}: {reason}") from error
+    clip = open_clip.CLIP(config["embed_dim"], vision, _NO_TEXT, quick_gelu=quick_gelu)
     visual: nn.Module = clip.visual
     return visual
 

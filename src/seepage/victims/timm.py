@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..registry import register, suggest
-from ..types import SeepageError
 from .families import boundaries
 from .hub import hugging_face_file, torch_hub_file
 from .preprocess import Preprocessing
@@ -54,13 +53,8 @@ class Timm:
             arguments["img_size"] = request.size
         own = isinstance(request.weights, Tag | None)
         if own:
-            arguments["pretrained_cfg_overlay"] = {"file": _file(name, known), "custom_load": False}
-        try:
-            model: nn.Module = timm.create_model(name, pretrained=own, **arguments)
-        except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
-            size = "" if request.size is None else f" at size {request.size}"
-            raise SeepageError(f"timm cannot build {name!r}{size}: {reason}") from error
+            arguments["pretrained_cfg_overlay"] = _overlay(name, known)
+        model: nn.Module = timm.create_model(name, pretrained=own, **arguments)
         if isinstance(request.weights, File):
             fit(model, read_state(request.weights.path), str(request.weights))
         return Network(
@@ -95,14 +89,17 @@ def _full_name(request: Request) -> str:
     return f"{architecture}.{tag or timm.get_pretrained_cfg(architecture).tag}"
 
 
-def _file(name: str, known: Any) -> str:
+def _overlay(name: str, known: Any) -> dict[str, Any]:
     """Fetch the weights of a tag ahead of timm, which would ask the hub again and again."""
     instead = f"timm/{name}@random or timm/{name}@path/file.safetensors"
     if known.hf_hub_id:
         files = (known.hf_hub_filename,) if known.hf_hub_filename else _FILES
-        return str(hugging_face_file(known.hf_hub_id, files, instead))
+        path = hugging_face_file(known.hf_hub_id, files, instead)
+        read_state(path)
+        # Only the publishers' own files need the network's own reader; the hub's are state dicts.
+        return {"file": str(path), "custom_load": False}
     if known.url:
-        return str(torch_hub_file(known.url, instead))
+        return {"file": str(torch_hub_file(known.url, instead))}
     raise WeightsError(f"timm has no address for the weights of {name}; type {instead}")
 
 

@@ -80,7 +80,9 @@ def _pretrained(request: Request, entry: Any) -> nn.Module:
             f"torchvision/{request.name}@{entry.name} knows positions for {entry.meta['min_size'][0]} pixels alone, "
             f"got size {request.size}; @random and @file take any"
         )
-    torch_hub_file(entry.url, f"torchvision/{request.name}@random, or @path/file.safetensors")
+    cached = torch_hub_file(entry.url, f"torchvision/{request.name}@random, or @path/file.safetensors")
+    # torchvision unpickles its own cache without asking; a file there that holds more than tensors is refused first.
+    read_state(cached)
     model: nn.Module = models.get_model(request.name, weights=entry, progress=False)
     return model
 

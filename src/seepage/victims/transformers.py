@@ -158,10 +158,12 @@ def _origin(request: Request) -> _Origin:
 
 def _changed(vision: Any, settings: dict[str, Any], typed: str) -> Any:
     """Build a config anew, for what it derives from its settings (stage names) to follow them."""
+    from huggingface_hub.errors import StrictDataclassError
+
     kept = {key: value for key, value in vision.to_diff_dict().items() if key not in _DERIVED}
     try:
         return type(vision)(**(kept | settings))
-    except (TypeError, ValueError, SyntaxError) as error:
+    except (TypeError, ValueError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
         raise UnknownVictimError(f"hf/{typed}: transformers refuses these settings: {reason}") from error
 

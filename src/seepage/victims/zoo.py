@@ -100,7 +100,11 @@ def _architecture(name: str) -> nn.Module:
 
 def _load_asset(model: nn.Module, asset: str) -> None:
     """Load the asset's tensors: their names where they match, else their order, which is that of the modules."""
-    state = torch.load(assets.fetch(asset), "cpu", weights_only=True)
+    try:
+        path = assets.fetch(asset)
+    except assets.AssetError as error:
+        raise WeightsError(f"{error}; or type zoo/{asset}@random or zoo/{asset}@path/file.safetensors") from error
+    state = torch.load(path, "cpu", weights_only=True)
     own = model.state_dict()
     if state.keys() != own.keys():
         if [tensor.shape for tensor in state.values()] != [tensor.shape for tensor in own.values()]:
