@@ -1,0 +1,152 @@
+"""The report as one page that needs nothing but itself, and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ..schema import Cell
+from . import glossary, method, text, words
+from .charts import Chart, charts
+from .gallery import Embedded, Gallery, gallery
+from .glossary import measure
+from .tables import STATISTICS, table
+from .verdict import LayerVerdict, Verdict, verdicts
+
+STATES = {
+    "recognisable": ("●", "recognisable"),
+    "partly": ("◐", "some recognisable"),
+    "hidden": ("○", "not recognisable"),
+    "control": ("–", "no better than a control"),
+    "unknown": ("?", "no result"),
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """One layer at a glance."""
+
+    layer: str
+    state: str
+    mark: str
+    word: str
+    lines: tuple[str, ...]
+    picture: Embedded | None
+
+
+@dataclass(frozen=True)
+class Section:
+    """One setting's verdict in words, its layers at a glance and its charts."""
+
+    name: str
+    headline: str
+    evidence: str
+    caveats: tuple[str, ...]
+    advice: str
+    cards: tuple[Card, ...]
+    charts: tuple[Chart, ...]
+
+
+@dataclass(frozen=True)
+class Pages:
+    """One report, twice."""
+
+    html: str
+    markdown: str
+
+
+def render(cells: Sequence[Cell], folder: Path, *, redact: bool) -> Pages:
+    """Return the report; pictures are read from below `folder`. With `redact` the cells must be redacted already."""
+    judged = verdicts(cells)
+    names = [words.setting_name(verdict, judged) for verdict in judged]
+    shown = Gallery() if redact else gallery(judged, names, folder)
+    content = {
+        "victims": list(dict.fromkeys(cell.spec.victim for cell in cells)),
+        "pictures": method.pictures(cells),
+        "environment": method.environment_line(cells),
+        "sections": [_section(n, verdict, names[n], shown) for n, verdict in enumerate(judged)],
+        "nothing": words.NOTHING,
+        "threshold": judged[0].threshold if judged else None,
+        "warnings": method.warnings(judged),
+        "missing": method.missing(cells),
+        "failed": method.failed_pictures(cells),
+        "table": table(judged),
+        "method": method.method(cells),
+        "glossary": glossary,
+    }
+    page = _for_html().get_template("report.html")
+    parts = {"gallery": shown, "redact": redact, "statistics": STATISTICS}
+    parts |= {"style": _source("style.css"), "script": _source("script.js")}
+    return Pages(page.render(content | parts), _for_markdown().get_template("report.md").render(content))
+
+
+def _section(number: int, verdict: Verdict, name: str, shown: Gallery) -> Section:
+    return Section(
+        name,
+        words.headline(verdict),
+        words.evidence(verdict),
+        words.caveats(verdict),
+        words.advice(verdict),
+        tuple(_card(layer, verdict, shown.thumbnails.get((number, layer.layer))) for layer in verdict.layers),
+        charts(verdict, f"chart{number}"),
+    )
+
+
+def _card(layer: LayerVerdict, verdict: Verdict, picture: Embedded | None) -> Card:
+    mark, word = STATES[layer.state]
+    lines = []
+    if layer.best is not None:
+        keys = dict.fromkeys((verdict.threshold.metric, "psnr"))
+        scores = [_named(key, layer.best.summary[key].mean) for key in keys if key in layer.best.summary]
+        lines += [" · ".join(scores), f"{layer.passing} of {layer.counted} pictures" if layer.counted else ""]
+    if layer.share is not None:
+        lines.append(f"{text.share(layer.share)} on the device")
+    return Card(layer.layer, layer.state, mark, word, tuple(filter(None, lines)), picture)
+
+
+def _named(key: str, value: float) -> str:
+    scale = measure(key)
+    return scale.with_unit(value) if scale.unit else f"{scale.label} {scale.show(value)}"
+
+
+def _for_html() -> Environment:
+    # Everything that is printed passes `plain` and is then escaped: no value may hide, reorder or become markup.
+    environment = _environment(
+        autoescape=True, finalize=lambda value: value if isinstance(value, Markup) else text.plain(str(value))
+    )
+    environment.filters["measure"] = measure
+    environment.filters["breakable"] = _breakable
+    return environment
+
+
+def _breakable(name: str) -> Markup:
+    """A dotted name that may break behind its dots."""
+    return Markup(".<wbr>").join(text.plain(name).split("."))
+
+
+def _for_markdown() -> Environment:
+    environment = _environment(
+        autoescape=False, finalize=lambda value: value if isinstance(value, Markup) else text.markdown(str(value))
+    )
+    environment.filters["measure"] = measure
+    environment.filters["raw"] = Markup
+    return environment
+
+
+def _environment(*, autoescape: bool, finalize: Callable[[object], str]) -> Environment:
+    return Environment(
+        loader=PackageLoader("seepage.report"),
+        autoescape=autoescape,
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _source(name: str) -> Markup:
+    return Markup((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))

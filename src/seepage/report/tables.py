@@ -1,0 +1,334 @@
+"""Cells as rows: for the page, for a terminal and for a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..schema import Cell, Stats
+from . import text
+from .glossary import Measure, control_name, measure, ordered
+from .verdict import Verdict, residual_median, strongest_control, verdicts, work_share
+from .words import attack_name, setting_name
+
+STATISTICS: tuple[tuple[str, str], ...] = (
+    ("mean", "Mean and 95 % interval"),
+    ("median", "Median"),
+    ("range", "Least and most"),
+    ("worst", "Worst decile"),
+    ("control", "Strongest control"),
+    ("recovery", "Recovery"),
+)
+
+Sort = float | int | str | None
+
+
+@dataclass(frozen=True)
+class Value:
+    """What stands in one field: its text, a second line under it, and what it is sorted by."""
+
+    text: str
+    sort: Sort
+    detail: str = ""
+    statistic: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its heading, what explains it, and the field of a cell: one value, or one for each of `STATISTICS`."""
+
+    title: str
+    field: Callable[[Cell], tuple[Value, ...]]
+    numeric: bool = True
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell's fields."""
+
+    cell: Cell
+    best: bool
+    fields: tuple[tuple[Value, ...], ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The full table."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+
+def table(judged: Sequence[Verdict]) -> Table:
+    """Return one row a cell, settings apart, layers in order, the strongest attack first."""
+    cells = [cell for verdict in judged for cell in verdict.cells]
+    best = {id(layer.best) for verdict in judged for layer in verdict.layers if layer.best is not None}
+    depth = {layer.layer: layer.cut.index for verdict in judged for layer in verdict.layers if layer.cut is not None}
+    metrics = [_metric_column(measure(key)) for key in ordered({key for cell in cells for key in cell.summary})]
+    columns: tuple[Column, ...] = (
+        Column("Layer", lambda cell: _one(cell.spec.layer, depth.get(cell.spec.layer)), False, "sorted by depth"),
+        Column("Attack", lambda cell: _attack(cell, id(cell) in best), False, "★ the strongest of its layer"),
+    )
+    # What is the same in every row says least: it stands behind the figures.
+    apart = {column.title: len({column.field(cell) for cell in cells}) > 1 for column in _MEANS}
+    columns += (
+        *(column for column in _MEANS if apart[column.title]),
+        *metrics,
+        *_figures(cells),
+        *(column for column in _MEANS if not apart[column.title]),
+        Column("Status", lambda cell: (Value(_status(cell), cell.status, cell.message),), False),
+    )
+    rows = [
+        Row(cell, id(cell) in best, tuple(column.field(cell) for column in columns))
+        for verdict in judged
+        for layer in verdict.layers
+        for cell in sorted(layer.cells, key=lambda cell: _order(cell, id(cell) in best))
+    ]
+    return Table(columns, tuple(rows))
+
+
+def rows(cells: Sequence[Cell]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Return what a terminal shows of an audit: the names of the columns and one row a cell.
+
+    The strongest attack of a layer carries a star. Names come first and as two columns, then numbers.
+    """
+    columns = ("layer", "attack", "PSNR dB [95 %]", "SSIM", "agreement", "recovery", "seconds")
+    judged = verdicts(cells)
+    shown = []
+    for verdict in judged:
+        where = setting_name(verdict, judged)
+        for layer in verdict.layers:
+            for cell in sorted(layer.cells, key=lambda cell: _order(cell, cell is layer.best)):
+                name = attack_name(cell) + (" ★" if cell is layer.best else "")
+                name = name if cell.status == "done" else f"{name}: {_status(cell)}"
+                place = f"{layer.layer} [{where}]" if where else layer.layer
+                shown.append((text.plain(place), text.plain(name), *_terse(cell)))
+    return columns, tuple(shown)
+
+
+def to_csv(cells: Sequence[Cell]) -> str:
+    """Return one line a cell with every statistic; numbers unrounded, NaN and Infinity in words."""
+    lines = [_line(cell) for cell in cells]
+    header = list(dict.fromkeys(key for line in lines for key in line)) or ["key", "status"]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, header, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _field(value) for key, value in line.items()} for line in lines)
+    return stream.getvalue()
+
+
+def _order(cell: Cell, best: bool) -> tuple[bool, bool, float]:
+    mse = cell.summary["mse"].mean if "mse" in cell.summary else math.inf
+    return cell.status != "done", not best, math.inf if math.isnan(mse) else mse
+
+
+def _one(shown: str, sort: Sort) -> tuple[Value, ...]:
+    return (Value(shown, sort),)
+
+
+def _status(cell: Cell) -> str:
+    return cell.status.replace("_", " ")
+
+
+def _attack(cell: Cell, best: bool) -> tuple[Value, ...]:
+    return _one(cell.spec.attack.partition(":")[0] + (" ★" if best else ""), cell.spec.attack)
+
+
+def _attacker(cell: Cell) -> tuple[Value, ...]:
+    shown = cell.spec.attacker + (f" ×{cell.spec.sends}" if cell.spec.sends > 1 else "")
+    return _one(shown, shown)
+
+
+def _defense(cell: Cell) -> tuple[Value, ...]:
+    shown = " + ".join(cell.spec.defenses)
+    return _one(shown or "none", shown)
+
+
+_MEANS = (
+    Column("Attacker", _attacker, False, "what the attacker knows of a defense"),
+    Column("Defense", _defense, False),
+    Column("Wire", lambda cell: _one(cell.spec.wire, cell.spec.wire), False, "number format on the way"),
+)
+
+
+def _metric_column(scale: Measure) -> Column:
+    title = f"{scale.label} ({scale.unit})" if scale.unit else scale.label
+    hint = f"{scale.definition}; {'higher' if scale.higher_leaks else 'lower'} is more leakage"
+    return Column(title, lambda cell: _metric(cell, scale.key), hint=hint)
+
+
+def _metric(cell: Cell, key: str) -> tuple[Value, ...]:
+    scale = measure(key)
+    stats = cell.summary.get(key)
+    if stats is None:
+        reason = cell.unavailable.get(key, "")
+        return tuple(Value(text.NONE, None, "not available" if reason else "", name) for name, _ in STATISTICS)
+    control = strongest_control(cell, key)
+    rest = "" if control is None else control_name(control[0])
+    least, most = (stats.min, stats.max) if scale.higher_leaks else (stats.max, stats.min)
+    return (
+        Value(scale.show(stats.mean), _sortable(stats.mean), scale.interval(stats), "mean"),
+        Value(scale.show(stats.median), _sortable(stats.median), "", "median"),
+        Value(f"{scale.show(least)} to {scale.show(most)}", _sortable(most), "", "range"),
+        Value(scale.show(stats.worst), _sortable(stats.worst), "", "worst"),
+        Value(scale.show(None if control is None else control[1].mean), _sortable(control and control[1].mean), rest,
+              "control"),
+        _recovery(stats, "recovery"),
+    )  # fmt: skip
+
+
+def _recovery(stats: Stats | None, statistic: str = "") -> Value:
+    if stats is None or stats.recovery is None:
+        return Value(text.NONE, None, "", statistic)
+    interval = ""
+    if stats.recovery_low is not None and stats.recovery_high is not None:
+        interval = f"{text.recovery(stats.recovery_low)} to {text.recovery(stats.recovery_high)}"
+    return Value(text.recovery(stats.recovery), _sortable(stats.recovery), interval, statistic)
+
+
+def _figures(cells: Sequence[Cell]) -> tuple[Column, ...]:
+    utilities = sorted({key for cell in cells for key in cell.utility})
+    bound = Column("Bound on MSE", _bound, hint="no attacker has less")
+    return (
+        Column(
+            "Recovery",
+            lambda cell: (_recovery(cell.summary.get("mse")),),
+            hint="of the MSE: 0 % the strongest control, 100 % the original",
+        ),
+        Column("Residual", _residual, hint="median, relative to the leak"),
+        *(_utility_column(key) for key in utilities),
+        *([bound] if any(cell.bound is not None for cell in cells) else []),
+        Column("Sent", lambda cell: _one(text.size(cell.bytes_per_image), cell.bytes_per_image), hint="a picture"),
+        Column("On device", _on_device, hint="share of the multiply-adds before the cut"),
+        Column("n", _count, hint="pictures that did not fail, of all"),
+        Column("Time", _time, hint="fitting and recovering, all pictures"),
+        Column("Passes", _passes, hint="through the model up to the cut, a picture"),
+    )
+
+
+def _residual(cell: Cell) -> tuple[Value, ...]:
+    residual = residual_median(cell)
+    return _one(text.percent(residual, 2), _sortable(residual))
+
+
+def _utility_column(key: str) -> Column:
+    def field(cell: Cell) -> tuple[Value, ...]:
+        value = cell.utility.get(key)
+        return _one(text.percent(value) if key == "agreement" else text.number(value, 3), _sortable(value))
+
+    return Column(f"Utility: {key}", field, hint="of what the rightful next stage gets, against the uncut model")
+
+
+def _bound(cell: Cell) -> tuple[Value, ...]:
+    if cell.bound is None:
+        return _one(text.NONE, None)
+    return (Value(text.significant(cell.bound.mse), _sortable(cell.bound.mse), cell.bound.reason),)
+
+
+def _on_device(cell: Cell) -> tuple[Value, ...]:
+    share = work_share(cell.cut)
+    return _one(text.share(share), share)
+
+
+def _count(cell: Cell) -> tuple[Value, ...]:
+    n = len(cell.samples)
+    good = n - sum(sample.status == "failed" for sample in cell.samples)
+    return _one(str(n) if good == n else f"{good} of {n}", good)
+
+
+def _time(cell: Cell) -> tuple[Value, ...]:
+    spent = None if cell.cost is None else cell.cost.fit_seconds + cell.cost.seconds
+    return _one(text.duration(spent), spent)
+
+
+def _passes(cell: Cell) -> tuple[Value, ...]:
+    passes = None if cell.cost is None or not cell.samples else cell.cost.passes / len(cell.samples)
+    return _one(text.number(passes, 0), passes)
+
+
+def _sortable(value: float | None) -> float | None:
+    if value is None or math.isnan(value):
+        return None
+    return math.copysign(sys.float_info.max, value) if math.isinf(value) else value
+
+
+def _terse(cell: Cell) -> tuple[str, ...]:
+    def mean(key: str) -> str:
+        stats = cell.summary.get(key)
+        return text.NONE if stats is None else measure(key).show(stats.mean)
+
+    psnr = cell.summary.get("psnr")
+    interval = "" if psnr is None else f" [{measure('psnr').interval(psnr)}]"
+    seconds = None if cell.cost is None else cell.cost.fit_seconds + cell.cost.seconds
+    recovered = cell.summary["mse"].recovery if "mse" in cell.summary else None
+    return (
+        mean("psnr") + interval,
+        mean("ssim"),
+        mean("agreement"),
+        text.recovery(recovered),
+        text.number(seconds, 1),
+    )
+
+
+def _line(cell: Cell) -> dict[str, str | float | int | None]:
+    spec, cut, cost = cell.spec, cell.cut, cell.cost
+    line: dict[str, str | float | int | None] = {
+        "key": cell.key,
+        "status": cell.status,
+        "message": cell.message,
+        "victim": spec.victim,
+        "weights_sha256": spec.weights_sha256,
+        "layer": spec.layer,
+        "layer_index": None if cut is None else cut.index,
+        "shape": None if cut is None else "x".join(map(str, cut.shape)),
+        "macs_before": None if cut is None else cut.macs_before,
+        "macs_after": None if cut is None else cut.macs_after,
+        "size": spec.size,
+        "defenses": " + ".join(spec.defenses),
+        "wire": spec.wire,
+        "attack": spec.attack,
+        "adapter_sha256": spec.adapter_sha256,
+        "attacker": spec.attacker,
+        "effort": spec.effort,
+        "sends": spec.sends,
+        "access": spec.access,
+        "auxiliary": spec.auxiliary,
+        "data": spec.data,
+        "manifest_sha256": spec.manifest_sha256,
+        "public": spec.public,
+        "gallery": spec.gallery,
+        "seed": spec.seed,
+        "version": None if cell.environment is None else cell.environment.version,
+        "device": None if cell.environment is None else cell.environment.device,
+        "n_samples": len(cell.samples),
+        "n_failed": sum(sample.status == "failed" for sample in cell.samples),
+        "residual_median": residual_median(cell),
+        "bytes_per_image": cell.bytes_per_image,
+        "fit_seconds": None if cost is None else cost.fit_seconds,
+        "seconds": None if cost is None else cost.seconds,
+        "passes": None if cost is None else cost.passes,
+        "peak_bytes": None if cost is None else cost.peak_bytes,
+        "bound_mse": None if cell.bound is None else cell.bound.mse,
+        "checks": "; ".join(f"{check.level}: {check.name}" for check in cell.checks),
+        "unavailable": "; ".join(f"{key}: {reason}" for key, reason in cell.unavailable.items()),
+    }
+    line |= {f"utility.{key}": value for key, value in cell.utility.items()}
+    for key in ordered(set(cell.summary)):
+        line |= {f"{key}.{name}": value for name, value in cell.summary[key].model_dump().items()}
+    for kind, groups in (("control", cell.controls), ("ceiling", cell.ceilings)):
+        for name, scores in groups.items():
+            line |= {f"{kind}.{name}.{key}.mean": scores[key].mean for key in ordered(set(scores))}
+    return line
+
+
+def _field(value: str | float | int | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return text.spreadsheet(value) if isinstance(value, str) else repr(value)

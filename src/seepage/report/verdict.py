@@ -1,0 +1,220 @@
+"""What leaks, from which layer on it stops being recognisable, and how sure that is: from cells to a judgement."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ..schema import Cell, Cut, Stats
+from .glossary import measure
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """From which value of which metric on a recovered picture counts as recognisable, and where that comes from."""
+
+    metric: str
+    value: float
+    source: str
+
+
+RECOGNISABLE = Threshold("ssim", 0.5, "a local constant")
+
+State = Literal["recognisable", "partly", "hidden", "control", "unknown"]
+"""A layer: recoveries are recognisable on average; only some are; none is; none is better than what an attacker without
+the features reaches; nothing is known."""
+
+_SEVERITY: tuple[State, ...] = ("unknown", "control", "hidden", "partly", "recognisable")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What must be equal for layers and attacks to be compared: victim, pictures, defenses, wire."""
+
+    victim: str
+    weights_sha256: str
+    size: int | None
+    data: str
+    manifest_sha256: str
+    defenses: tuple[str, ...]
+    wire: str
+
+
+@dataclass(frozen=True)
+class LayerVerdict:
+    """The judgement on one layer under the strongest attack that was run there.
+
+    `stats` is the deciding metric of `best`, `control` the strongest null control's name and its statistics, `passing`
+    of `counted` pictures are recognisable. `close` says that the interval spans the threshold.
+    """
+
+    layer: str
+    cut: Cut | None
+    cells: tuple[Cell, ...]
+    best: Cell | None
+    state: State
+    stats: Stats | None = None
+    control: tuple[str, Stats] | None = None
+    passing: int = 0
+    counted: int = 0
+    close: bool = False
+
+    @property
+    def share(self) -> float | None:
+        """The share of the model's multiply-adds before the cut."""
+        return work_share(self.cut)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The judgement on one setting, layers in the order of the model."""
+
+    setting: Setting
+    threshold: Threshold
+    layers: tuple[LayerVerdict, ...]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every cell of the setting, layer by layer."""
+        return tuple(cell for layer in self.layers for cell in layer.cells)
+
+    @property
+    def known(self) -> tuple[LayerVerdict, ...]:
+        """The layers on which there is a judgement."""
+        return tuple(layer for layer in self.layers if layer.state != "unknown")
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures the judgements rest on: the fewest of any layer that has one."""
+        return min((layer.counted for layer in self.known), default=0)
+
+
+def verdicts(cells: Sequence[Cell], threshold: Threshold = RECOGNISABLE) -> tuple[Verdict, ...]:
+    """Judge every setting apart, in the order in which the settings appear; undefended ones come first."""
+    by_setting: dict[Setting, list[Cell]] = {}
+    for cell in cells:
+        by_setting.setdefault(setting(cell), []).append(cell)
+    order = sorted(by_setting, key=lambda item: bool(item.defenses))
+    return tuple(Verdict(item, threshold, _layers(by_setting[item], threshold)) for item in order)
+
+
+def setting(cell: Cell) -> Setting:
+    """Return what a cell has in common with the cells it may be compared with."""
+    spec = cell.spec
+    return Setting(
+        spec.victim, spec.weights_sha256, spec.size, spec.data, spec.manifest_sha256, spec.defenses, spec.wire
+    )
+
+
+def strongest(cells: Iterable[Cell], threshold: Threshold = RECOGNISABLE) -> Cell | None:
+    """Return the cell whose recoveries say most leakage: by its state, among equals by the lowest mean MSE.
+
+    A mean that is NaN or infinite does not compete. None where no cell has a value.
+    """
+    for key in ("mse", threshold.metric):
+        having = [
+            cell
+            for cell in cells
+            if cell.status == "done" and key in cell.summary and math.isfinite(cell.summary[key].mean)
+        ]
+        if having:
+            scale = measure(key)
+            return max(
+                having,
+                key=lambda cell: (_SEVERITY.index(state(cell, threshold)), scale.leakage(cell.summary[key].mean)),
+            )
+    return None
+
+
+def state(cell: Cell, threshold: Threshold = RECOGNISABLE) -> State:
+    """Judge one cell."""
+    stats = cell.summary.get(threshold.metric)
+    if cell.status != "done" or stats is None or math.isnan(stats.mean):
+        return "unknown"
+    if not beats_controls(cell, "mse" if "mse" in cell.summary else threshold.metric):
+        return "control"
+    if not beats_controls(cell, threshold.metric):
+        return "hidden"
+    if _passes(stats.mean, threshold):
+        return "recognisable"
+    return "partly" if passing(cell, threshold) else "hidden"
+
+
+def passing(cell: Cell, threshold: Threshold = RECOGNISABLE) -> int:
+    """Return how many of a cell's pictures came back recognisable."""
+    values = [sample.metrics[threshold.metric] for sample in cell.samples if threshold.metric in sample.metrics]
+    return sum(_passes(value, threshold) for value in values)
+
+
+def strongest_control(cell: Cell, metric: str) -> tuple[str, Stats] | None:
+    """Return the null control that says most leakage by its mean, and its statistics."""
+    found = {name: scores[metric] for name, scores in cell.controls.items() if metric in scores}
+    found = {name: stats for name, stats in found.items() if not math.isnan(stats.mean)}
+    if not found:
+        return None
+    name = max(found, key=lambda name: measure(metric).leakage(found[name].mean))
+    return name, found[name]
+
+
+def beats_controls(cell: Cell, metric: str) -> bool:
+    """Return whether a cell's recoveries are better than every null control by a metric, chance allowed for.
+
+    With an interval of the recovery it must lie above 0, else the mean must be better. Without controls there is
+    nothing to beat.
+    """
+    stats = cell.summary.get(metric)
+    control = strongest_control(cell, metric)
+    if stats is None or control is None:
+        return True
+    if stats.recovery_low is not None and not math.isnan(stats.recovery_low):
+        return stats.recovery_low > 0
+    return measure(metric).leaks_more(stats.mean, control[1].mean)
+
+
+def work_share(cut: Cut | None) -> float | None:
+    """Return the share of the model's multiply-adds before a cut; None where it is not known."""
+    if cut is None or cut.macs_before + cut.macs_after == 0:
+        return None
+    return cut.macs_before / (cut.macs_before + cut.macs_after)
+
+
+def residual_median(cell: Cell) -> float | None:
+    """Return the median residual of the samples that have one."""
+    residuals = [sample.residual for sample in cell.samples if sample.residual is not None]
+    return statistics.median(residuals) if residuals else None
+
+
+def _layers(cells: Sequence[Cell], threshold: Threshold) -> tuple[LayerVerdict, ...]:
+    by_layer: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_layer.setdefault(cell.spec.layer, []).append(cell)
+    found = [_layer(name, group, threshold) for name, group in by_layer.items()]
+    # A layer at which no cell finished has no position on record: it comes last.
+    return tuple(sorted(found, key=lambda layer: math.inf if layer.cut is None else layer.cut.index))
+
+
+def _layer(name: str, cells: Sequence[Cell], threshold: Threshold) -> LayerVerdict:
+    cut = next((cell.cut for cell in cells if cell.cut is not None), None)
+    best = strongest(cells, threshold)
+    if best is None or state(best, threshold) == "unknown":
+        return LayerVerdict(name, cut, tuple(cells), best, "unknown")
+    stats = best.summary[threshold.metric]
+    return LayerVerdict(
+        name,
+        cut,
+        tuple(cells),
+        best,
+        state(best, threshold),
+        stats,
+        strongest_control(best, threshold.metric),
+        passing(best, threshold),
+        stats.n,
+        close=stats.ci_low < threshold.value <= stats.ci_high,
+    )
+
+
+def _passes(value: float, threshold: Threshold) -> bool:
+    return value == threshold.value or measure(threshold.metric).leaks_more(value, threshold.value)
