@@ -9,7 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from jaxtyping import install_import_hook
 
-install_import_hook("seepage", "beartype.beartype")
+install_import_hook("seepage", "runtime_types.check")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
