@@ -344,13 +344,13 @@ def test_pictures_are_compressed_then_left_out_to_keep_the_file_small(
 @pytest.mark.slow
 def test_five_hundred_pictures_by_thirty_cells_still_make_a_small_file(tmp_path: Path) -> None:
     layers = [f"features.{n}" for n in range(10)]
-    cells = whole(tmp_path, names=ids(10), layers=layers, size=128)
+    cells = whole(tmp_path, names=ids(4), layers=layers, size=128)
     shared = [cell.samples for cell in cells]
     many = [
         cell.model_copy(
             update={
                 "samples": tuple(
-                    sample.model_copy(update={"id": f"{copy}-{sample.id}"}) for copy in range(50) for sample in samples
+                    sample.model_copy(update={"id": f"{copy}-{sample.id}"}) for copy in range(125) for sample in samples
                 )
             }
         )
