@@ -155,6 +155,13 @@ def test_a_classifier_is_one_where_the_checkpoint_or_its_settings_say_so(tmp_pat
     assert random.weights_sha256 != victim.weights_sha256
 
 
+def test_a_classifiers_file_may_not_be_deeper_than_the_bare_model(tmp_path: Path) -> None:
+    ViTForImageClassification(ViTConfig(**VISION)).save_pretrained(tmp_path)
+    shallow = SETTINGS.replace("num_hidden_layers=2", "num_hidden_layers=1")
+    with pytest.raises(victims.WeightsError, match=r"16 unexpected \(first vit\.layers\.1\."):
+        victims.load(f"hf/vit:{shallow}@{tmp_path}/model.safetensors")
+
+
 def test_a_file_that_does_not_fit_is_counted_and_its_first_named(tmp_path: Path) -> None:
     victim = victims.load(f"hf/dinov2:{DINO}@random")
     state = dict(victim.model.state_dict())

@@ -138,7 +138,7 @@ def _explained(name: str, size: int | None) -> Iterator[None]:
     """Turn what a library raises over an impossible size or setting into one line."""
     try:
         yield
-    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError, ArithmeticError) as error:
+    except (RuntimeError, ValueError, AssertionError, TypeError, LookupError, ArithmeticError, OSError) as error:
         what = "cannot be built" if size is None else f"does not take pictures of {size}x{size}"
         reason = str(error).partition("\n")[0]
         raise SeepageError(f"{name} {what}: {reason}") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,15 @@ from torch import Tensor, nn
 from ..registry import register, suggest
 from ..types import SeepageError
 from . import processors
+from .checkpoints import folder_state, hub_state, load_tower
 from .families import boundaries
 from .hub import hugging_face_file
 from .settings import check_settings, join_settings, split_settings
 from .source import File, Network, Random, Request, Tag
 from .victim import UnknownVictimError, WeightsError
-from .weights import mismatch, read_state
+from .weights import read_state
 
-# Where checkpoints of models with a vision tower keep it, the longer prefixes first.
-_TOWERS = ("model.vision_tower.", "vision_tower.", "model.vision_model.", "vision_model.", "model.visual.", "visual.")
+# What a config works out from its other settings.
 _DERIVED = ("model_type", "transformers_version", "stage_names", "out_features", "out_indices")
 
 
@@ -77,9 +76,9 @@ class Transformers:
             origin = _origin(request)
             vision = _vision_config(origin.config)
             model_class = _model_class(origin.config, vision, f"hf/{origin.name}")
-            preprocessing = processors.of_folder(origin.folder, request.size) or processors.of_type(
-                vision, request.size
-            )
+            preprocessing = processors.of_folder(origin.folder, request.size)
+            if preprocessing is None:
+                preprocessing = processors.of_type(vision, request.size)
             _set_size(vision, preprocessing.image_shape, origin, request)
             model = _model(model_class, vision, origin, request)
         model.register_forward_hook(_tensor)
@@ -244,78 +243,17 @@ def _model(model_class: Any, vision: Any, origin: _Origin, request: Request) -> 
         fresh: nn.Module = model_class(vision)
         return fresh
     if isinstance(request.weights, File):
-        return _loaded(model_class, vision, read_state(request.weights.path), str(request.weights))
-    if origin.folder is None:
-        if isinstance(request.weights, Tag):
-            raise WeightsError(f"hf/{origin.name} is a model type: its weights are @random or @path/file.safetensors")
+        return load_tower(model_class, vision, read_state(request.weights.path), str(request.weights))
+    if origin.hub is not None:
+        state = hub_state(origin.hub, _revision(request), _instead(origin.hub))
+    elif origin.folder is not None:
+        state = folder_state(origin.folder)
+    else:
         raise WeightsError(
             f"hf/{origin.name} is a model type and has no weights of its own; type @random, @path/file.safetensors, "
             "or a hub id instead"
         )
-    return _loaded(model_class, vision, _checkpoint(origin, request), f"hf/{origin.name}")
-
-
-def _checkpoint(origin: _Origin, request: Request) -> dict[str, Tensor]:
-    """Read a folder's or a hub id's weights; of a sharded checkpoint, the shards that hold the vision tower."""
-    single, index, pickled = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-    if origin.hub is None:
-        assert origin.folder is not None
-        for name in (single, index, pickled):
-            if (origin.folder / name).is_file():
-                return _read(origin.folder / name, origin, request)
-        raise WeightsError(f"{origin.folder} holds none of {single}, {index}, {pickled}; type @random or @file")
-    found = hugging_face_file(origin.hub, (single, index, pickled), _instead(origin.hub), _revision(request))
-    return _read(found, origin, request)
-
-
-def _read(path: Path, origin: _Origin, request: Request) -> dict[str, Tensor]:
-    if not path.name.endswith(".index.json"):
-        return read_state(path)
-    shards: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-    prefix = _tower_prefix(shards)
-    state: dict[str, Tensor] = {}
-    for shard in sorted({shard for name, shard in shards.items() if name.startswith(prefix)}):
-        local = path.parent / shard
-        if origin.hub is not None:
-            local = hugging_face_file(origin.hub, (shard,), _instead(origin.hub), _revision(request))
-        state |= read_state(local)
-    return state
-
-
-def _tower_prefix(names: Any) -> str:
-    return next((prefix for prefix in _TOWERS if any(name.startswith(prefix) for name in names)), "")
-
-
-def _loaded(model_class: Any, vision: Any, state: dict[str, Tensor], origin: str) -> nn.Module:
-    """Load a state through transformers, which knows how its modules were called in earlier versions."""
-    import torch
-
-    prefix = _tower_prefix(state)
-    tower = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    model, report = model_class.from_pretrained(
-        None,
-        config=vision,
-        state_dict=tower,
-        dtype=torch.float32,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-        local_files_only=True,
-    )
-    own = list(model.state_dict())
-    missing = sorted(report["missing_keys"], key=own.index)
-    if missing and all(name.startswith("pooler.") for name in missing) and getattr(model, "pooler", None) is not None:
-        # A checkpoint of a classifier has no pooler: its bare model is the one without.
-        model.pooler = None
-        missing = []
-    parts = {name for name, _ in model.named_children()}
-    # Heads and other towers are no part of this model; more layers than it has are.
-    extra = [name for name in sorted(report["unexpected_keys"]) if name.split(".")[0] in parts]
-    shapes = {name: (tuple(found), tuple(wanted)) for name, found, wanted in sorted(report["mismatched_keys"])}
-    fault = mismatch(len(own), missing, extra, shapes)
-    if fault:
-        raise WeightsError(f"{origin} does not fit this network: {fault}")
-    loaded: nn.Module = model
-    return loaded
+    return load_tower(model_class, vision, state, f"hf/{origin.name}")
 
 
 def _classes(model_class: Any, vision: Any) -> tuple[str, ...] | None:
