@@ -211,6 +211,9 @@ def test_given_boundaries_are_listed_where_they_are_legal_with_pooled_vector_and
 
 def test_default_layers_are_the_given_ones_or_five_over_the_blocks() -> None:
     assert default_layers(victim_of(Classifier, defaults=("stem",))) == ("stem",)
+    # Legal ones alone, and of a module that runs twice a call.
+    given = victim_of(Branching, defaults=("one", "aside", "act"))
+    assert default_layers(given) == ("one", "act#1")
     assert default_layers(victim_of(Classifier)) == ("layer1.0", "layer1.1", "layer2.0", "layer2.1")
     found = default_layers(victim_of(lambda: nn.Sequential(*[nn.Conv2d(3, 3, 1) for _ in range(9)])))
     assert found == ("0", "2", "4", "6", "8")

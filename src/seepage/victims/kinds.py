@@ -46,6 +46,7 @@ _TYPES = {
         torchvision.misc.Conv2dNormActivation timm.conv_bn_act.ConvNormAct timm._efficientnet_blocks.ConvBnAct
         transformers.modeling_resnet.ResNetConvLayer
     """,
+    "head": "timm.classifier.ClassifierHead timm.classifier.NormMlpClassifierHead",
     "pool": "timm.adaptive_avgmax_pool.SelectAdaptivePool2d open_clip.modified_resnet.AttentionPool2d",
 }
 _BY_TYPE = {name: kind for kind, names in _TYPES.items() for name in names.split()}

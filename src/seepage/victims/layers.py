@@ -71,13 +71,17 @@ def layers(victim: Victim, every: bool = False) -> tuple[Layer, ...]:
 def default_layers(victim: Victim) -> tuple[str, ...]:
     """Return the cuts that an audit takes unless it is told: the victim's own, else about five over its blocks.
 
+    Of a module that the victim calls more than once, its first legal call.
+
     Raises:
         CutError: the victim does not run, or its outputs carry no gradient to the pictures.
     """
+    seen = look(victim)
     if victim.defaults is not None:
-        return victim.defaults
+        first = {call.site.module: call.label for call in reversed(seen.legal)}
+        return tuple(first[name] for name in victim.defaults if name in first)
     blocks: dict[int, str] = {}
-    for call in boundaries(victim, look(victim), tail=False):
+    for call in boundaries(victim, seen, tail=False):
         blocks.setdefault(call.gives, call.label)
     return spread(tuple(blocks.values()))
 
@@ -137,7 +141,8 @@ def _classifier(seen: Trace, blocks: list[Call]) -> tuple[Call, ...]:
 
 
 def _is_vector(shape: Shape) -> bool:
-    return math.prod(shape) == max(shape, default=0)
+    """Whether it is one vector a picture, with or without axes of one pixel after it."""
+    return shape[:1] == (math.prod(shape),)
 
 
 def _bytes(shape: Shape, wire_format: str) -> int:

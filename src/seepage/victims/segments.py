@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -82,110 +84,117 @@ def segments(victim: Victim, network: Network, site: Site) -> tuple[Segment, ...
     Raises:
         CutError: a step does not give what the network gives.
     """
-    seen = look(victim)
-    ends = _ends(victim, seen, site)
+    way = _Way(victim, network, look(victim))
+    ends = way.ends(site)
     images = probe(network, victim.image_shape, 2, seed=4)
     _, values = capture(network, images, [call.site for call in ends])
-    found: list[Segment] = []
-    start: Call | None = None
-    given = images
-    for end in ends:
-        expected = values[end.site]
-        module, kind = _direct(victim, network, seen, start, end, given, expected)
-        if module is None:
-            module = Through(network, None if start is None else start.site, end.site, victim.image_shape)
-            error = relative_error(module(given.clone()), expected)
-            if error > TOLERANCE:
-                raise CutError(
-                    f"{victim.name}: the step from {'the pictures' if start is None else repr(start.label)} to "
-                    f"{end.label!r} differs from the network by {error:.2g} of its norm"
-                )
-        in_shape = victim.image_shape if start is None else start.shape
-        found.append(Segment(end.label, kind, module, in_shape, end.shape))
-        start, given = end, expected
-    return tuple(found)
+    starts: list[Call | None] = [None, *ends[:-1]]
+    return tuple(
+        way.segment(start, end, images if start is None else values[start.site], values[end.site])
+        for start, end in zip(starts, ends)
+    )
 
 
-def _ends(victim: Victim, seen: Trace, site: Site) -> tuple[Call, ...]:
-    """The calls that segments end at: block boundaries, blocks within them, what those start from, the cut itself."""
-    target = next(call for call in seen.legal if call.site == site)
-    earlier = seen.legal[: seen.legal.index(target)]
-    limits = boundaries(victim, seen)
-    blocks = [call for call in seen.legal if call_kind(victim.model, call) in RESIDUAL]
-    starts = {call.takes for call in (*earlier, target) if call in limits or call in blocks}
-    taken = {target.gives, seen.pictures}
-    ends: list[Call] = []
-    for call in earlier:
-        same = [other for other in earlier if other.gives == call.gives]
-        wanted = call.gives in starts or any(other in limits or other in blocks for other in same)
-        if wanted and call.gives not in taken:
-            taken.add(call.gives)
+@dataclass(frozen=True)
+class _Way:
+    """A victim as its trace shows it, taken apart."""
+
+    victim: Victim
+    network: Network
+    seen: Trace
+
+    def ends(self, site: Site) -> tuple[Call, ...]:
+        """Return where segments end: block boundaries, blocks within them, what those start from, the cut itself."""
+        legal = self.seen.legal
+        target = next(call for call in legal if call.site == site)
+        earlier = legal[: legal.index(target)]
+        limits = boundaries(self.victim, self.seen)
+        blocks = [call for call in legal if self._kind(call) in RESIDUAL]
+        starts = {call.takes for call in (*earlier, target) if call in limits or call in blocks}
+        taken = {target.gives, self.seen.pictures}
+        ends: list[Call] = []
+        for call in earlier:
+            same = [other for other in earlier if other.gives == call.gives]
             named = [other for other in same if other in limits] + [other for other in same if other in blocks]
-            ends.append(next(iter(named), same[-1]))
-    return (*ends, target)
+            if (named or call.gives in starts) and call.gives not in taken:
+                taken.add(call.gives)
+                ends.append(next(iter(named), same[-1]))
+        return (*ends, target)
+
+    def segment(self, start: Call | None, end: Call, given: Tensor, expected: Tensor) -> Segment:
+        """Return one step, its modules called on their own where that gives what is expected."""
+        in_shape = self.victim.image_shape if start is None else start.shape
+        chain = self._chain(self.seen.pictures if start is None else start.gives, end)
+        for module in () if chain is None else self._modules(chain, first=start is None):
+            fed = given.clone()
+            version = fed._version
+            if _error(module, fed, expected) <= TOLERANCE:
+                whole = module if fed._version == version else nn.Sequential(Kept(), module)
+                assert chain is not None
+                return Segment(end.label, self._segment_kind(chain, start), whole, in_shape, end.shape)
+        through = Through(self.network, None if start is None else start.site, end.site, self.victim.image_shape)
+        error = relative_error(through(given.clone()), expected)
+        if error > TOLERANCE:
+            origin = "the pictures" if start is None else repr(start.label)
+            raise CutError(f"{self.victim.name}: the step from {origin} to {end.label!r} is off by {error:.2g}")
+        return Segment(end.label, None, through, in_shape, end.shape)
+
+    def _chain(self, source: int, end: Call) -> list[Call] | None:
+        """The fewest calls that lead from a value to a call's, each called on what the one before it gave."""
+        if source == end.gives:
+            return []
+        if source == end.takes:
+            return [end]
+        # Of the modules that do the same, blocks come first, then the outermost.
+        calls = list(reversed(self.seen.calls))
+        calls.sort(key=lambda call: self._kind(call) not in RESIDUAL)
+        paths: list[tuple[int, list[Call]]] = [(end.gives, [])]
+        met = {end.gives}
+        for value, path in paths:
+            for call in calls:
+                if call.gives != value or call.takes is None or call.takes in met:
+                    continue
+                if call.takes == source:
+                    return [call, *path]
+                met.add(call.takes)
+                paths.append((call.takes, [call, *path]))
+        return None
+
+    def _modules(self, chain: list[Call], *, first: bool) -> Iterator[nn.Module]:
+        """The chain as one module: bare where nothing stands around the features, then as the victim calls it."""
+        before = [self.network.normalise] if first and not self._plain else []
+        steps = [self.network.model.get_submodule(call.site.module) for call in chain]
+        if all(call.bare for call in chain):
+            yield _one(before + steps)
+        if chain:
+            yield _one(before + [Called(step, call.arguments) for step, call in zip(steps, chain)])
+
+    def _segment_kind(self, chain: list[Call], start: Call | None) -> str | None:
+        kinds = [kind for kind in map(self._kind, chain) if kind is not None]
+        block = any(kind in RESIDUAL for kind in kinds)
+        if start is None and not (block and self._plain):
+            # With a normalisation before it, a block is no longer what its kind says.
+            return None if block else "stem"
+        if kinds == ["conv"] and len(chain[-1].shape) == 1:
+            return "head"
+        return kinds[0] if len(kinds) == 1 else None
+
+    def _kind(self, call: Call) -> str | None:
+        return call_kind(self.victim.model, call)
+
+    @property
+    def _plain(self) -> bool:
+        return isinstance(self.network.normalise, nn.Identity)
 
 
-def _direct(
-    victim: Victim, network: Network, seen: Trace, start: Call | None, end: Call, given: Tensor, expected: Tensor
-) -> tuple[nn.Module | None, str | None]:
-    """The modules that lead from one cut to the next when called on their own, and the kind of block they are."""
-    source = seen.pictures if start is None else start.gives
-    chain = _chain(victim.model, seen, source, end.gives)
-    if chain is None:
-        return None, None
-    steps = [_step(network, call) for call in chain]
-    plain = isinstance(network.normalise, nn.Identity)
-    if start is None and not plain:
-        steps.insert(0, network.normalise)
-    module = steps[0] if len(steps) == 1 else nn.Sequential(*(steps or [nn.Identity()]))
-    fed = given.clone()
-    version = fed._version
+def _one(steps: list[nn.Module]) -> nn.Module:
+    return steps[0] if len(steps) == 1 else nn.Sequential(*(steps or [nn.Identity()]))
+
+
+def _error(module: nn.Module, given: Tensor, expected: Tensor) -> float:
     try:
-        error = relative_error(module(fed), expected)
+        found = module(given)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
-        # A module that wants what only the whole network gives it.
-        return None, None
-    if error > TOLERANCE:
-        return None, None
-    if fed._version != version:
-        module = nn.Sequential(Kept(), module)
-    return module, _kind(victim.model, chain, first=start is None, plain=plain)
-
-
-def _chain(model: nn.Module, seen: Trace, source: int, target: int) -> list[Call] | None:
-    """The fewest calls that lead from one value to another, each called on what the one before it gave."""
-    if source == target:
-        return []
-
-    def rank(call: Call) -> int:
-        kind = call_kind(model, call)
-        return 2 if kind in RESIDUAL else int(kind is not None)
-
-    # Of the modules that do the same, blocks come first, then the outermost.
-    calls = list(reversed(seen.calls))
-    calls.sort(key=rank, reverse=True)
-    paths: list[tuple[int, list[Call]]] = [(target, [])]
-    met = {target}
-    for value, path in paths:
-        for call in calls:
-            if call.gives != value or call.takes is None or call.takes in met:
-                continue
-            if call.takes == source:
-                return [call, *path]
-            met.add(call.takes)
-            paths.append((call.takes, [call, *path]))
-    return None
-
-
-def _step(network: Network, call: Call) -> nn.Module:
-    module = network.model.get_submodule(call.site.module)
-    args, kwargs = call.arguments
-    alone = len(args) == 1 and isinstance(args[0], Tensor) and not kwargs
-    return module if alone and call.bare else Called(module, call.arguments)
-
-
-def _kind(model: nn.Module, chain: list[Call], *, first: bool, plain: bool) -> str | None:
-    kinds = [kind for kind in (call_kind(model, call) for call in chain) if kind is not None]
-    if first and not (plain and len(chain) == 1 and kinds and kinds[0] in RESIDUAL):
-        return None if any(kind in RESIDUAL for kind in kinds) else "stem"
-    return kinds[0] if len(kinds) == 1 else None
+        # It wants what only the whole network gives it.
+        return float("inf")
+    return relative_error(found, expected) if isinstance(found, Tensor) else float("inf")
