@@ -124,6 +124,7 @@ def test_url_is_fetched_once_and_read_from_the_cache(site: Site, cache: Path) ->
     assert fractions[-1] == 1.0
     assert all("tiny" in doing for _, doing in seen)
     assert left_in(cache) == {"tiny.pth"}
+    assert path.stat().st_mode & 0o444 == 0o444
 
 
 def test_cached_file_needs_no_source(cache: Path) -> None:

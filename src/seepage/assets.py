@@ -204,6 +204,8 @@ def obtain(asset: Asset, progress: Progress | None = None) -> Path:
 
         def download(url: str, target: str, _: object, source: Source = source) -> None:
             source.download(asset, Path(target), lambda done, doing: report(done, f"{asset.name} {doing}"))
+            # Temporary files are for their owner alone, weights for all who share the cache.
+            Path(target).chmod(0o644)
 
         try:
             found = pooch.retrieve(
