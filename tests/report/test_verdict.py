@@ -7,8 +7,9 @@ from report_cells import judged, spec, stats
 
 from seepage.report import verdict, words
 from seepage.schema import Cell, Cut, Stats
+from seepage.thresholds import RECOGNISABLE, RECOGNISABLE_SMALL, Threshold
 
-LIMIT = verdict.Threshold("ssim", 0.5, "made up")
+LIMIT = Threshold("ssim", 0.5, 0.5, 0.5, "made up")
 
 
 def one(*cells: Cell) -> verdict.Verdict:
@@ -106,7 +107,7 @@ def test_a_lower_is_better_metric_is_read_the_other_way() -> None:
     samples = tuple(s.model_copy(update={"metrics": {"lpips": v}}) for s, v in zip(cell.samples, (0.1, 0.4)))
     for limit, state, passing in ((0.3, "recognisable", 1), (0.2, "partly", 1), (0.05, "hidden", 0)):
         changed = cell.model_copy(update={"samples": samples, "summary": {"lpips": stats([0.1, 0.4], False)}})
-        (found,) = verdict.verdicts([changed], verdict.Threshold("lpips", limit, ""))
+        (found,) = verdict.verdicts([changed], Threshold("lpips", limit, limit, limit, ""))
         assert (found.layers[0].state, found.layers[0].passing) == (state, passing)
 
 
@@ -115,6 +116,24 @@ def test_an_interval_that_spans_the_threshold_is_too_close_to_call() -> None:
     assert wide.layers[0].close
     assert "Too close to call at features.1" in " ".join(words.caveats(wide))
     assert not one(judged([0.8, 0.9])).layers[0].close
+
+
+def test_a_threshold_that_is_itself_not_sure_is_too_close_to_call_around_it() -> None:
+    loose = Threshold("ssim", 0.5, 0.4, 0.6, "made up")
+    for level, close in ((0.39, False), (0.45, True), (0.55, True), (0.61, False)):
+        (found,) = verdict.verdicts([judged([level, level])], loose)
+        assert found.layers[0].close == close, level
+
+
+def test_the_threshold_is_the_best_whose_metric_all_cells_have() -> None:
+    one_metric = judged([0.9, 0.9], attack="rmle")
+    both = judged([0.8, 0.8], attack="joint")
+    both = both.model_copy(update={"summary": {**both.summary, "ms_ssim": stats([0.9, 0.9])}})
+    assert [item.threshold for item in verdict.verdicts([both])] == [RECOGNISABLE]
+    assert [item.threshold for item in verdict.verdicts([both, one_metric])] == [RECOGNISABLE_SMALL]
+    assert [item.threshold for item in verdict.verdicts([Cell(key="k", status="failed", spec=spec())])] == [
+        RECOGNISABLE
+    ]
 
 
 def test_settings_are_judged_apart_and_undefended_first() -> None:

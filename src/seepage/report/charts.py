@@ -172,7 +172,7 @@ class _Drawing:
     def _axis(self) -> list[float]:
         values = [value for line in self._lines for p in line.points for value in (p.value, p.low, p.high)]
         if self._scale.key == self._verdict.threshold.metric:
-            values.append(self._verdict.threshold.value)
+            values += [self._verdict.threshold.low, self._verdict.threshold.high]
         values = [value for value in values if math.isfinite(value)]
         if self._scale.key != "psnr":
             values += [0.0, 1.0]
@@ -246,6 +246,9 @@ class _Drawing:
         if self._scale.key != threshold.metric:
             return
         y, right = self._y(threshold.value), self._width - _MARGIN_RIGHT
+        top, base = sorted((self._y(threshold.low), self._y(threshold.high)))
+        band = {"class": "band"}
+        _child(svg, "rect", band, x=self._left, y=top, width=right - self._left, height=base - top)
         _child(svg, "line", {"class": "rule"}, x1=self._left, x2=right, y1=y, y2=y)
         label = _child(svg, "text", {"class": "ruled", "text-anchor": "end"}, x=right, y=y - 6)
         label.text = "recognisable ↑"

@@ -70,7 +70,7 @@ def render(cells: Sequence[Cell], folder: Path, *, redact: bool) -> Pages:
         "environment": method.environment_line(cells),
         "sections": [_section(n, verdict, names[n], shown) for n, verdict in enumerate(judged)],
         "nothing": words.NOTHING,
-        "threshold": judged[0].threshold if judged else None,
+        "thresholds": list(dict.fromkeys(verdict.threshold for verdict in judged)),
         "warnings": method.warnings(judged),
         "missing": method.missing(cells),
         "failed": method.failed_pictures(cells),

@@ -9,19 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..schema import Cell, Cut, Stats
+from ..thresholds import RECOGNISABLE, Threshold, recognisable_by
 from .glossary import measure
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """From which value of which metric on a recovered picture counts as recognisable, and where that comes from."""
-
-    metric: str
-    value: float
-    source: str
-
-
-RECOGNISABLE = Threshold("ssim", 0.5, "a local constant")
 
 State = Literal["recognisable", "partly", "hidden", "control", "unknown"]
 """A layer: recoveries are recognisable on average; only some are; none is; none is better than what an attacker without
@@ -48,7 +37,7 @@ class LayerVerdict:
     """The judgement on one layer under the strongest attack that was run there.
 
     `stats` is the deciding metric of `best`, `control` the strongest null control's name and its statistics, `passing`
-    of `counted` pictures are recognisable. `close` says that the interval spans the threshold.
+    of `counted` pictures are recognisable. `close` says that the intervals of the mean and of the threshold overlap.
     """
 
     layer: str
@@ -92,13 +81,17 @@ class Verdict:
         return min((layer.counted for layer in self.known), default=0)
 
 
-def verdicts(cells: Sequence[Cell], threshold: Threshold = RECOGNISABLE) -> tuple[Verdict, ...]:
-    """Judge every setting apart, in the order in which the settings appear; undefended ones come first."""
+def verdicts(cells: Sequence[Cell], threshold: Threshold | None = None) -> tuple[Verdict, ...]:
+    """Judge every setting apart, in the order in which the settings appear; undefended ones come first.
+
+    Without a `threshold` a setting is judged by the best one whose metric its finished cells have.
+    """
     by_setting: dict[Setting, list[Cell]] = {}
     for cell in cells:
         by_setting.setdefault(setting(cell), []).append(cell)
     order = sorted(by_setting, key=lambda item: bool(item.defenses))
-    return tuple(Verdict(item, threshold, _layers(by_setting[item], threshold)) for item in order)
+    limits = {item: threshold or _threshold(by_setting[item]) for item in order}
+    return tuple(Verdict(item, limits[item], _layers(by_setting[item], limits[item])) for item in order)
 
 
 def setting(cell: Cell) -> Setting:
@@ -109,7 +102,7 @@ def setting(cell: Cell) -> Setting:
     )
 
 
-def strongest(cells: Iterable[Cell], threshold: Threshold = RECOGNISABLE) -> Cell | None:
+def strongest(cells: Iterable[Cell], threshold: Threshold) -> Cell | None:
     """Return the cell whose recoveries say most leakage: by its state, among equals by the lowest mean MSE.
 
     A mean that is NaN or infinite does not compete. None where no cell has a value.
@@ -129,7 +122,7 @@ def strongest(cells: Iterable[Cell], threshold: Threshold = RECOGNISABLE) -> Cel
     return None
 
 
-def state(cell: Cell, threshold: Threshold = RECOGNISABLE) -> State:
+def state(cell: Cell, threshold: Threshold) -> State:
     """Judge one cell."""
     stats = cell.summary.get(threshold.metric)
     if cell.status != "done" or stats is None or math.isnan(stats.mean):
@@ -143,7 +136,7 @@ def state(cell: Cell, threshold: Threshold = RECOGNISABLE) -> State:
     return "partly" if passing(cell, threshold) else "hidden"
 
 
-def passing(cell: Cell, threshold: Threshold = RECOGNISABLE) -> int:
+def passing(cell: Cell, threshold: Threshold) -> int:
     """Return how many of a cell's pictures came back recognisable."""
     values = [sample.metrics[threshold.metric] for sample in cell.samples if threshold.metric in sample.metrics]
     return sum(_passes(value, threshold) for value in values)
@@ -187,6 +180,13 @@ def residual_median(cell: Cell) -> float | None:
     return statistics.median(residuals) if residuals else None
 
 
+def _threshold(cells: Sequence[Cell]) -> Threshold:
+    """The best threshold for cells; a metric that all of them have goes before one that only some have."""
+    measured = [set(cell.summary) for cell in cells if cell.status == "done"]
+    shared = set.intersection(*measured) if measured else set()
+    return recognisable_by(shared) or recognisable_by(set().union(*measured)) or RECOGNISABLE
+
+
 def _layers(cells: Sequence[Cell], threshold: Threshold) -> tuple[LayerVerdict, ...]:
     by_layer: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -212,7 +212,7 @@ def _layer(name: str, cells: Sequence[Cell], threshold: Threshold) -> LayerVerdi
         strongest_control(best, threshold.metric),
         passing(best, threshold),
         stats.n,
-        close=stats.ci_low < threshold.value <= stats.ci_high,
+        close=stats.ci_low < threshold.high and threshold.low <= stats.ci_high,
     )
 
 

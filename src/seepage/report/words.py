@@ -195,7 +195,7 @@ def _close(verdict: Verdict) -> list[str]:
     near = [layer.layer for layer in verdict.known if layer.close]
     if not near:
         return []
-    return [f"Too close to call at {text.listing(near)}: the interval spans the threshold."]
+    return [f"Too close to call at {text.listing(near)}: the intervals of the score and of the threshold overlap."]
 
 
 def _unequal(verdict: Verdict) -> list[str]:
