@@ -46,7 +46,7 @@ ARCHITECTURES = (
     Architecture("open_clip/ViT-B-32", 64, 14, 12, "transformer", "transformer.resblocks.0.attn"),
     Architecture("open_clip/ViT-B-16", 32, 14, 12, "transformer", "transformer.resblocks.5.mlp"),
     Architecture("open_clip/ViT-L-14:layers=2", 28, 4, 2, "transformer", "transformer.resblocks.1.ln_1"),
-    Architecture("open_clip/ViT-B-32-SigLIP2-256", None, 17, 12, "transformer", "trunk.blocks.0.attn"),
+    Architecture("open_clip/ViT-B-32-SigLIP2-256", None, 16, 12, "transformer", "trunk.blocks.0.attn"),
     Architecture("hf/resnet", 32, 17, 16, "post-activation", "encoder.stages.0.layers.0.shortcut"),
     Architecture("hf/vit", 32, 16, 12, "transformer", "layers.0.attention"),
     Architecture("hf/clip", 64, 15, 12, "transformer", "encoder.layers.0.self_attn"),
