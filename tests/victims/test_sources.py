@@ -256,18 +256,18 @@ def test_mobilenets_pictures_are_made_as_torchvision_does_for_its_weights() -> N
 
 @pytest.mark.assets
 @pytest.mark.research_data
-@pytest.mark.parametrize(("name", "least"), [("mobilenet_v2", 0.75), ("efficientnet_lite0", 0.8)])
+@pytest.mark.parametrize(("name", "least"), [("mobilenet_v2", 0.7), ("efficientnet_lite0", 0.75)])
 def test_the_zoo_recognises_photographs(name: str, least: float, research_data: Path) -> None:
     synsets = {synset: index for index, synset in enumerate(ImageNetInfo("imagenet-1k").label_names())}
     victim = victims.load(f"zoo/{name}")
     views, labels = [], []
     with tarfile.open(research_data / "imagenet_samples_256.tar") as archive:
-        for member in [item for item in archive.getmembers() if item.isfile()][::4]:
+        for member in [item for item in archive.getmembers() if item.isfile()][::10]:
             labels.append(synsets[Path(member.name).name.partition("_")[0]])
             views.append(victim.picture(Image.open(archive.extractfile(member))))
     with torch.no_grad():
         right = [
             int(victim.model(victim.normalise(view[None])).argmax()) == label for view, label in zip(views, labels)
         ]
-    assert len(right) == 125
+    assert len(right) == 50
     assert sum(right) / len(right) >= least

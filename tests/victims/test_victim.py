@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from seepage import victims
+from seepage import registry, victims
 from seepage.types import SeepageError
+from seepage.victims.source import Network, Request
 from seepage.victims.victim import state_sha256
 from seepage.victims.weights import read_state, seeded
 
@@ -241,6 +244,30 @@ def test_a_size_that_the_network_does_not_take_is_one_line() -> None:
         victims.load("torchvision/vit_b_32@random", size=8)
     with pytest.raises(SeepageError, match="does not take pictures of 2x2"):
         victims.load("torchvision/alexnet@random", size=2)
+
+
+def test_a_file_may_lie_at_home(resnet: victims.Victim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_file(resnet.model.state_dict(), tmp_path / "w.safetensors")
+    assert victims.load(f"{RESNET}@~/w.safetensors").weights_sha256 == resnet.weights_sha256
+
+
+def test_a_plug_in_needs_no_examples() -> None:
+    @registry.register("victim", "bare")
+    @dataclass(frozen=True)
+    class Bare:
+        about: ClassVar[str] = "a source of nothing"
+
+        def names(self) -> tuple[str, ...]:
+            return ()
+
+        def build(self, request: Request) -> Network:
+            raise NotImplementedError
+
+    try:
+        assert {source.name: source.examples for source in victims.known()}["bare"] == {}
+    finally:
+        del registry._components["victim"]["bare"]
 
 
 def test_known_lists_every_source_with_names_to_type() -> None:

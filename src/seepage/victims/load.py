@@ -13,7 +13,7 @@ import torch
 from .. import registry
 from ..types import SeepageError
 from .families import spread
-from .source import File, Network, Random, Request, Source, Tag, Weights
+from .source import Exemplary, File, Network, Random, Request, Source, Tag, Weights
 from .victim import UnknownVictimError, Victim, WeightsError, state_sha256
 from .weights import SUFFIXES, check_finite, seeded
 
@@ -35,7 +35,8 @@ def known() -> tuple[KnownSource, ...]:
     found = []
     for name in registry.names("victim"):
         source: Source = registry.build("victim", name)
-        found.append(KnownSource(name, source.about, source.names(), source.examples()))
+        examples = source.examples() if isinstance(source, Exemplary) else {}
+        found.append(KnownSource(name, source.about, source.names(), examples))
     return tuple(found)
 
 
@@ -109,7 +110,7 @@ def _weights(name: str, text: str | None) -> Weights:
             raise WeightsError(f"@random:SEED takes a whole number from 0 to 2^63 - 1, got {seed!r} in {name!r}")
         return Random(int(seed))
     if text.endswith(SUFFIXES):
-        return File(Path(text))
+        return File(Path(text).expanduser())
     return Tag(text)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -74,10 +74,6 @@ class Source(Protocol):
         """Return the names it knows by heart; there may be others (a path, a hub id)."""
         ...
 
-    def examples(self) -> dict[str, str]:
-        """Return whole victim names, as one types them, each with a sentence."""
-        ...
-
     def build(self, request: Request) -> Network:
         """Return the network. Called with a seeded generator of its own, so that initial weights are repeatable.
 
@@ -85,4 +81,13 @@ class Source(Protocol):
             UnknownVictimError: it has no such name.
             WeightsError: the weights cannot be had or do not fit.
         """
+        ...
+
+
+@runtime_checkable
+class Exemplary(Protocol):
+    """A source that also says what to type."""
+
+    def examples(self) -> dict[str, str]:
+        """Return whole victim names, as one types them, each with a sentence."""
         ...
