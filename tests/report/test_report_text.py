@@ -95,6 +95,9 @@ def test_small_quantities_are_not_rounded_to_nothing_or_all() -> None:
     assert text.share(0.999) == "99.9\u202f%"
     assert text.share(0.0) == "0\u202f%"
     assert text.recovery(0.996) == "99.6\u202f%"
+    assert text.recovery(1 - 1e-9) == ">\u202f99.9\u202f%"
+    assert text.residual(0.0924) == "9.2\u202f%"
+    assert text.residual(0.0000012) == "0.00012\u202f%"
     assert text.recovery(1.0) == "100\u202f%"
     assert text.recovery(-0.19) == "−19\u202f%"
 

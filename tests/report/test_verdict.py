@@ -90,7 +90,39 @@ def test_a_nan_score_is_no_result() -> None:
     ssim = cell.summary["ssim"].model_copy(update={"mean": math.nan})
     found = one(cell.model_copy(update={"summary": {**cell.summary, "ssim": ssim}}))
     assert [layer.state for layer in found.layers] == ["unknown"]
-    assert words.headline(found).startswith("No verdict in words")
+    assert "was not judged" in words.headline(found)
+
+
+def test_without_the_deciding_metric_the_controls_still_count() -> None:
+    better, worse = judged([0.9, 0.9], layer="l.1"), judged([0.1, 0.1], layer="l.2")
+    cells = [cell.model_copy(update={"summary": {"mse": cell.summary["mse"]}}) for cell in (better, worse)]
+    assert words.headline(one(*cells)) == (
+        "Whether pictures are recognisable was not judged: it takes MS-SSIM or SSIM. By MSE the recoveries are better "
+        "than every control at l.1, and no better than a control at l.2."
+    )
+
+
+def test_one_attack_with_two_settings_is_two_attacks() -> None:
+    cells = [judged([level, level], attack=f"joint:steps={n},tv=1") for level, n in ((0.6, 100), (0.9, 300))]
+    found = one(*cells)
+    assert [found.attack(cell) for cell in cells] == ["joint steps=100", "joint steps=300"]
+    assert "the strongest of 2 attacks" in words.evidence(found)
+    assert "at features.1 with joint steps=300" in words.evidence(found)
+    alone = one(cells[0], judged([0.5, 0.5], attack="joint:steps=7,tv=1", layer="features.9"))
+    assert {alone.attack(cell) for cell in alone.cells} == {"joint"}
+
+
+def test_an_attacker_is_named_by_what_it_knows() -> None:
+    cell = judged([0.9, 0.9], defenses=("noise",), attacker="repeated")
+    cell = cell.model_copy(update={"spec": cell.spec.model_copy(update={"sends": 16})})
+    assert one(cell).attacker(cell) == "joint (repeated ×16)"
+    assert one(cell).attack(cell) == "joint"
+
+
+def test_a_key_recorded_twice_counts_once() -> None:
+    first = judged([0.3, 0.3])
+    second = first.model_copy(update={"bytes_per_image": 7})
+    assert one(first, second).cells == (second,)
 
 
 @pytest.mark.parametrize("status", ["failed", "not_run"])

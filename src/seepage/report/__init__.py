@@ -10,7 +10,7 @@ from ..schema import Cell
 from .html import render
 from .redact import redacted
 from .tables import rows, to_csv
-from .verdict import LayerVerdict, Verdict, verdicts
+from .verdict import LayerVerdict, Verdict, distinct, verdicts
 
 __all__ = ["LayerVerdict", "Verdict", "rows", "verdicts", "write"]
 
@@ -24,7 +24,7 @@ def write(cells: Sequence[Cell], folder: Path, *, redact: bool = False) -> Path:
     Raises:
         OSError: the folder cannot be written.
     """
-    shown = redacted(cells) if redact else tuple(cells)
+    shown = redacted(distinct(cells)) if redact else distinct(cells)
     pages = render(shown, folder, redact=redact)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "results.csv", to_csv(shown))

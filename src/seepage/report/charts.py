@@ -14,7 +14,6 @@ from ..schema import Cell
 from . import text
 from .glossary import Measure, control_name, measure, ordered
 from .verdict import LayerVerdict, Verdict
-from .words import attack_name
 
 CHARTED = ("psnr", "ssim", "ms_ssim", "lpips", "agreement")
 MARKERS = ("circle", "square", "triangle", "diamond", "cross", "ring")
@@ -73,7 +72,8 @@ def series(verdict: Verdict, key: str) -> tuple[Series, ...]:
         strongest: dict[str, float] = {}
         for cell in layer.cells:
             if key in cell.summary:
-                attacks.setdefault(attack_name(cell), []).append(_point(place, cell, scale))
+                name = verdict.attacker(cell)
+                attacks.setdefault(name, []).append(_point(place, cell, name, scale))
             for name, scores in cell.controls.items():
                 if key in scores and not math.isnan(scores[key].mean):
                     value, known = scores[key].mean, strongest.get(name)
@@ -99,10 +99,10 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [round(step * index, 10) for index in range(first, last + 1)]
 
 
-def _point(place: int, cell: Cell, scale: Measure) -> Point:
+def _point(place: int, cell: Cell, name: str, scale: Measure) -> Point:
     stats = cell.summary[scale.key]
     note = (
-        f"{attack_name(cell)} at {cell.spec.layer}: {scale.label} {scale.with_unit(stats.mean)}, "
+        f"{name} at {cell.spec.layer}: {scale.label} {scale.with_unit(stats.mean)}, "
         f"95{text.NARROW}% interval {scale.interval(stats)}, n = {stats.n}"
     )
     return Point(place, stats.mean, stats.ci_low, stats.ci_high, note)

@@ -15,7 +15,6 @@ from PIL import Image, UnidentifiedImageError
 from ..schema import Sample, Shown
 from .glossary import measure
 from .verdict import LayerVerdict, Verdict
-from .words import attack_name
 
 MOST_PICTURES = 24
 BUDGET = 10_000_000
@@ -173,7 +172,7 @@ class _Known:
             (truth.label or "") if truth is not None else "",
             (truth.caption or "") if truth is not None else "",
             original,
-            tuple(tuple(self._group(place.layer, id, files)) for place in self._places),
+            tuple(tuple(self._group(place, id, files)) for place in self._places),
         )
 
     def thumbnails(
@@ -189,13 +188,13 @@ class _Known:
         truth = self._truths.get(id)
         return (files.embed(truth.image) if truth is not None and truth.image else None), found
 
-    def _group(self, layer: LayerVerdict, id: str, files: _Files) -> Iterable[Recovered]:
+    def _group(self, place: Place, id: str, files: _Files) -> Iterable[Recovered]:
         """What each attack got back at one layer, the layer's strongest first."""
-        for cell in sorted(layer.cells, key=lambda cell: cell is not layer.best):
+        for cell in sorted(place.layer.cells, key=lambda cell: cell is not place.layer.best):
             sample = self._samples.get((cell.key, id))
             if sample is None:
                 continue
-            name, best = attack_name(cell), cell is layer.best
+            name, best = place.verdict.attacker(cell), cell is place.layer.best
             if sample.status == "failed":
                 yield Recovered(name, best, Embedded(missing=f"failed: {sample.message}"), "")
                 continue

@@ -54,7 +54,11 @@ class Measure:
 
 _MEASURES = (
     Measure("psnr", "PSNR", "10 log10(1 / MSE) on pictures clipped to [0, 1], capped at 160 dB", "dB", digits=1),
-    Measure("ssim", "SSIM", "structural similarity (Wang et al. 2004); 1 for the same picture"),
+    Measure(
+        "ssim",
+        "SSIM",
+        "structural similarity under a Gaussian window (Wang et al. 2004), mean over RGB; 1 for the same picture",
+    ),
     Measure(
         "ms_ssim", "MS-SSIM", "structural similarity over several scales (Wang et al. 2003); 1 for the same picture"
     ),

@@ -72,7 +72,7 @@ def render(cells: Sequence[Cell], folder: Path, *, redact: bool) -> Pages:
         "nothing": words.NOTHING,
         "thresholds": list(dict.fromkeys(verdict.threshold for verdict in judged)),
         "warnings": method.warnings(judged),
-        "missing": method.missing(cells),
+        "missing": method.missing(judged),
         "failed": method.failed_pictures(cells),
         "table": table(judged),
         "method": method.method(cells),
@@ -98,6 +98,8 @@ def _section(number: int, verdict: Verdict, name: str, shown: Gallery) -> Sectio
 
 def _card(layer: LayerVerdict, verdict: Verdict, picture: Embedded | None) -> Card:
     mark, word = STATES[layer.state]
+    if layer.state == "unknown" and layer.best is not None:
+        word = "not judged"
     lines = []
     if layer.best is not None:
         keys = dict.fromkeys((verdict.threshold.metric, "psnr"))

@@ -10,9 +10,10 @@ from ..schema import Cell
 from . import text
 from .glossary import CONTROLS, Measure, control_name, measure, ordered
 from .verdict import Verdict
-from .words import attack_name
 
 _SHOWN_NAMES = 12
+# Failed pictures are listed by name: see `failed_pictures`.
+_NAMED_ELSEWHERE = "failed-samples"
 _SEVERITY = ("error", "warning", "info")
 
 H = TypeVar("H", bound=Hashable)
@@ -93,11 +94,12 @@ def pictures(cells: Sequence[Cell]) -> int:
 def warnings(judged: Sequence[Verdict]) -> tuple[Warned, ...]:
     """Return what the checks found, the gravest first."""
     found: dict[tuple[str, str], list[tuple[str, str, bool]]] = {}
-    for layer in (layer for verdict in judged for layer in verdict.layers):
-        for cell in layer.cells:
-            for check in cell.checks:
-                where = f"{cell.spec.layer}, {attack_name(cell)}"
-                found.setdefault((check.level, check.name), []).append((where, check.message, cell is layer.best))
+    for verdict in judged:
+        best = {layer.best.key for layer in verdict.layers if layer.best is not None}
+        for cell in verdict.cells:
+            where = f"{cell.spec.layer}, {verdict.attacker(cell)}"
+            for check in (check for check in cell.checks if check.name != _NAMED_ELSEWHERE):
+                found.setdefault((check.level, check.name), []).append((where, check.message, cell.key in best))
     return tuple(
         Warned(
             name.replace("-", " ").replace("_", " "),
@@ -111,16 +113,14 @@ def warnings(judged: Sequence[Verdict]) -> tuple[Warned, ...]:
     )
 
 
-def missing(cells: Sequence[Cell]) -> tuple[tuple[str, str], ...]:
+def missing(judged: Sequence[Verdict]) -> tuple[tuple[str, str], ...]:
     """Return what was not run or failed, cells of one reason together: what, and why."""
-    grouped: dict[tuple[str, str], list[Cell]] = {}
-    for cell in cells:
-        if cell.status != "done":
-            grouped.setdefault((cell.status, cell.message), []).append(cell)
-    return tuple(
-        (f"{status.replace('_', ' ')}: {_few([f'{attack_name(c)} at {c.spec.layer}' for c in group])}", reason)
-        for (status, reason), group in grouped.items()
-    )
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for verdict in judged:
+        for cell in (cell for cell in verdict.cells if cell.status != "done"):
+            where = f"{verdict.attacker(cell)} at {cell.spec.layer}"
+            grouped.setdefault((cell.status.replace("_", " "), cell.message), []).append(where)
+    return tuple((f"{status}: {_few(names)}", reason) for (status, reason), names in grouped.items())
 
 
 def failed_pictures(cells: Sequence[Cell]) -> tuple[tuple[str, str], ...]:

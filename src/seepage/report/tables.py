@@ -13,7 +13,7 @@ from ..schema import Cell, Stats
 from . import text
 from .glossary import Measure, control_name, measure, ordered
 from .verdict import Verdict, residual_median, strongest_control, verdicts, work_share
-from .words import attack_name, setting_name
+from .words import setting_name
 
 STATISTICS: tuple[tuple[str, str], ...] = (
     ("mean", "Mean and 95 % interval"),
@@ -67,12 +67,18 @@ class Table:
 def table(judged: Sequence[Verdict]) -> Table:
     """Return one row a cell, settings apart, layers in order, the strongest attack first."""
     cells = [cell for verdict in judged for cell in verdict.cells]
-    best = {id(layer.best) for verdict in judged for layer in verdict.layers if layer.best is not None}
+    best = {layer.best.key for verdict in judged for layer in verdict.layers if layer.best is not None}
+    names = {cell.key: verdict.attack(cell) for verdict in judged for cell in verdict.cells}
     depth = {layer.layer: layer.cut.index for verdict in judged for layer in verdict.layers if layer.cut is not None}
     metrics = [_metric_column(measure(key)) for key in ordered({key for cell in cells for key in cell.summary})]
     columns: tuple[Column, ...] = (
         Column("Layer", lambda cell: _one(cell.spec.layer, depth.get(cell.spec.layer)), False, "sorted by depth"),
-        Column("Attack", lambda cell: _attack(cell, id(cell) in best), False, "★ the strongest of its layer"),
+        Column(
+            "Attack",
+            lambda cell: _one(_starred(names[cell.key], cell.key in best), names[cell.key]),
+            False,
+            "★ the strongest of its layer",
+        ),
     )
     # What is the same in every row says least: it stands behind the figures.
     apart = {column.title: len({column.field(cell) for cell in cells}) > 1 for column in _MEANS}
@@ -84,10 +90,10 @@ def table(judged: Sequence[Verdict]) -> Table:
         Column("Status", lambda cell: (Value(_status(cell), cell.status, cell.message),), False),
     )
     rows = [
-        Row(cell, id(cell) in best, tuple(column.field(cell) for column in columns))
+        Row(cell, cell.key in best, tuple(column.field(cell) for column in columns))
         for verdict in judged
         for layer in verdict.layers
-        for cell in sorted(layer.cells, key=lambda cell: _order(cell, id(cell) in best))
+        for cell in sorted(layer.cells, key=lambda cell: _order(cell, cell.key in best))
     ]
     return Table(columns, tuple(rows))
 
@@ -104,7 +110,7 @@ def rows(cells: Sequence[Cell]) -> tuple[tuple[str, ...], tuple[tuple[str, ...],
         where = setting_name(verdict, judged)
         for layer in verdict.layers:
             for cell in sorted(layer.cells, key=lambda cell: _order(cell, cell is layer.best)):
-                name = attack_name(cell) + (" ★" if cell is layer.best else "")
+                name = _starred(verdict.attacker(cell), cell is layer.best)
                 name = name if cell.status == "done" else f"{name}: {_status(cell)}"
                 place = f"{layer.layer} [{where}]" if where else layer.layer
                 shown.append((text.plain(place), text.plain(name), *_terse(cell)))
@@ -135,8 +141,8 @@ def _status(cell: Cell) -> str:
     return cell.status.replace("_", " ")
 
 
-def _attack(cell: Cell, best: bool) -> tuple[Value, ...]:
-    return _one(cell.spec.attack.partition(":")[0] + (" ★" if best else ""), cell.spec.attack)
+def _starred(name: str, best: bool) -> str:
+    return f"{name} ★" if best else name
 
 
 def _attacker(cell: Cell) -> tuple[Value, ...]:
@@ -213,7 +219,7 @@ def _figures(cells: Sequence[Cell]) -> tuple[Column, ...]:
 
 def _residual(cell: Cell) -> tuple[Value, ...]:
     residual = residual_median(cell)
-    return _one(text.percent(residual, 2), _sortable(residual))
+    return _one(text.residual(residual), _sortable(residual))
 
 
 def _utility_column(key: str) -> Column:

@@ -66,8 +66,14 @@ def percent(value: float | None, digits: int = 0) -> str:
 
 def recovery(value: float | None) -> str:
     """Return a recovery as a percentage that says 100 only of what is whole."""
-    near = value is not None and 0.985 <= value < 1
-    return percent(value, 2 if near and value is not None and value >= 0.9995 else 1 if near else 0)
+    if value is None or not 0.985 <= value < 1:
+        return percent(value)
+    return percent(value, 1) if value < 0.9995 else f">{NARROW}99.9{NARROW}%"
+
+
+def residual(value: float | None) -> str:
+    """Return a residual as a percentage to two significant digits: it spans decades."""
+    return significant(value) if value is None or not math.isfinite(value) else f"{significant(100 * value)}{NARROW}%"
 
 
 def share(value: float | None) -> str:

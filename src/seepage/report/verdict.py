@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,11 +59,23 @@ class LayerVerdict:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The judgement on one setting, layers in the order of the model."""
+    """The judgement on one setting, layers in the order of the model; `labels` name the attacks, by the cells' keys."""
 
     setting: Setting
     threshold: Threshold
     layers: tuple[LayerVerdict, ...]
+    labels: Mapping[str, str]
+
+    def attack(self, cell: Cell) -> str:
+        """Return the attack's name; where one attack ran twice at a layer, with the parameters that differ."""
+        return self.labels[cell.key]
+
+    def attacker(self, cell: Cell) -> str:
+        """Return the attack's name and, where there is a defense, what its attacker knows of it."""
+        known = cell.spec.attacker
+        if known in ("", "none"):
+            return self.attack(cell)
+        return f"{self.attack(cell)} ({known}{f' ×{cell.spec.sends}' if cell.spec.sends > 1 else ''})"
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -87,11 +99,19 @@ def verdicts(cells: Sequence[Cell], threshold: Threshold | None = None) -> tuple
     Without a `threshold` a setting is judged by the best one whose metric its finished cells have.
     """
     by_setting: dict[Setting, list[Cell]] = {}
-    for cell in cells:
+    for cell in distinct(cells):
         by_setting.setdefault(setting(cell), []).append(cell)
     order = sorted(by_setting, key=lambda item: bool(item.defenses))
     limits = {item: threshold or _threshold(by_setting[item]) for item in order}
-    return tuple(Verdict(item, limits[item], _layers(by_setting[item], limits[item])) for item in order)
+    return tuple(
+        Verdict(item, limits[item], _layers(by_setting[item], limits[item]), _labels(by_setting[item]))
+        for item in order
+    )
+
+
+def distinct(cells: Iterable[Cell]) -> tuple[Cell, ...]:
+    """Return one cell a key, the last recorded, in the place of the first."""
+    return tuple({cell.key: cell for cell in cells}.values())
 
 
 def setting(cell: Cell) -> Setting:
@@ -185,6 +205,33 @@ def _threshold(cells: Sequence[Cell]) -> Threshold:
     measured = [set(cell.summary) for cell in cells if cell.status == "done"]
     shared = set.intersection(*measured) if measured else set()
     return recognisable_by(shared) or recognisable_by(set().union(*measured)) or RECOGNISABLE
+
+
+def _labels(cells: Sequence[Cell]) -> dict[str, str]:
+    """Name every cell's attack so that no two at one layer are called the same."""
+    by_name: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_name.setdefault(cell.spec.attack.partition(":")[0], []).append(cell)
+    labels: dict[str, str] = {}
+    for name, group in by_name.items():
+        places = [(cell.spec.layer, cell.spec.attacker, cell.spec.sends) for cell in group]
+        facts = {cell.key: _facts(cell) for cell in group} if len(set(places)) < len(places) else {}
+        keys = dict.fromkeys(key for known in facts.values() for key in known)
+        varying = [key for key in keys if len({known.get(key) for known in facts.values()}) > 1]
+        for cell in group:
+            apart = [f"{key}={facts[cell.key][key]}" for key in varying if key in facts[cell.key]]
+            labels[cell.key] = " ".join([name, *apart])
+    return labels
+
+
+def _facts(cell: Cell) -> dict[str, str]:
+    """What may tell two cells of one attack apart: its parameters, then the rest of the spec."""
+    spec = cell.spec
+    pairs = [pair.partition("=") for pair in spec.attack.partition(":")[2].split(",") if pair]
+    facts = {key: value for key, _, value in pairs}
+    facts |= {"effort": spec.effort, "seed": str(spec.seed), "access": spec.access, "auxiliary": spec.auxiliary}
+    facts |= {"public": spec.public or "none", "adapter": (spec.adapter_sha256 or "none")[:8]}
+    return facts
 
 
 def _layers(cells: Sequence[Cell], threshold: Threshold) -> tuple[LayerVerdict, ...]:

@@ -7,24 +7,13 @@ import math
 from collections.abc import Sequence
 
 from ..checks import FEW
-from ..schema import Cell
 from . import text
 from .glossary import Measure, control_name, measure
-from .verdict import LayerVerdict, Verdict
+from .verdict import LayerVerdict, Verdict, beats_controls
 
 NOTHING = "Nothing was run: there is nothing to report."
 
 _LEAKS = {"recognisable": "recognisable", "partly": "partly"}
-
-
-def attack_name(cell: Cell) -> str:
-    """Return the attack's name without its parameters, and what the attacker knows of a defense."""
-    name = cell.spec.attack.partition(":")[0]
-    attacker = cell.spec.attacker
-    if attacker in ("", "none"):
-        return name
-    times = f" ×{cell.spec.sends}" if cell.spec.sends > 1 else ""
-    return f"{name} ({attacker}{times})"
 
 
 def setting_name(verdict: Verdict, among: Sequence[Verdict]) -> str:
@@ -76,12 +65,12 @@ def evidence(verdict: Verdict) -> str:
         return ""
     scale = measure(verdict.threshold.metric)
     n = verdict.pictures
-    attacks = {cell.spec.attack.partition(":")[0] for cell in verdict.cells if cell.status == "done"}
+    attacks = {verdict.attack(cell) for cell in verdict.cells if cell.status == "done"}
     which = "the one attack run" if len(attacks) == 1 else f"the strongest of {len(attacks)} attacks"
     sense = "at least" if scale.higher_leaks else "at most"
     return " ".join(
         [
-            f"On {text.counted(n, 'picture')}, {which} reaches {text.listing(_figures(quoted, scale))}.",
+            f"On {text.counted(n, 'picture')}, {which} reaches {text.listing(_figures(quoted, verdict, scale))}.",
             _controls(verdict, scale),
             f"Recognisable means {scale.label} of {sense} {scale.limit(verdict.threshold.value)}.",
             *([f"Only n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{n}: an indication."] if n < FEW else []),
@@ -97,6 +86,7 @@ def caveats(verdict: Verdict) -> tuple[str, ...]:
         said.append("The headline is the worst of the attacks that were run; a stronger attack may recover more.")
         if n < FEW:
             said.append(f"With only {text.counted(n, 'picture')} every figure may move; run at least {FEW}.")
+        said.append("Recognisable is a model's word: a person may make out more.")
         said += _close(verdict)
         said += _unequal(verdict)
     silent = [layer.layer for layer in verdict.layers if layer.state == "unknown"]
@@ -123,12 +113,16 @@ def advice(verdict: Verdict) -> str:
 
 
 def _unknown(verdict: Verdict) -> str:
-    if any(cell.status == "done" for cell in verdict.cells):
-        return (
-            f"No verdict in words: no recovered picture has a value of {measure(verdict.threshold.metric).label}, "
-            "by which recognisable is defined. The table has what was measured."
-        )
-    return "No attack finished: nothing is known of what leaks."
+    """Without the deciding metric: at least what is better than a control, and what is not."""
+    scored = [layer for layer in verdict.layers if layer.best is not None and "mse" in layer.best.summary]
+    if not any(cell.status == "done" for cell in verdict.cells):
+        return "No attack finished: nothing is known of what leaks."
+    reason = "Whether pictures are recognisable was not judged: it takes MS-SSIM or SSIM."
+    better = [layer.layer for layer in scored if layer.best is not None and beats_controls(layer.best, "mse")]
+    rest = [layer.layer for layer in scored if layer.layer not in better]
+    said = [f"better than every control at {text.listing(better)}"] if better else []
+    said += [f"no better than a control at {text.listing(rest)}"] if rest else []
+    return f"{reason} By MSE the recoveries are {', and '.join(said)}." if said else reason
 
 
 def _every(layers: Sequence[LayerVerdict], word: str) -> str:
@@ -168,14 +162,14 @@ def _leaks(layer: LayerVerdict) -> bool:
     return layer.state in _LEAKS
 
 
-def _figures(quoted: Sequence[LayerVerdict], scale: Measure) -> list[str]:
+def _figures(quoted: Sequence[LayerVerdict], verdict: Verdict, scale: Measure) -> list[str]:
     """One clause a layer; what the first has said, the others leave out."""
     said: list[str] = []
     named = ""
     for layer in quoted:
         assert layer.stats is not None
         assert layer.best is not None
-        attack = attack_name(layer.best)
+        attack = verdict.attacker(layer.best)
         value, interval = scale.with_unit(layer.stats.mean), scale.interval(layer.stats)
         figures = f"{value} ({interval})" if said else f"{scale.label} {value} (95{text.NARROW}% interval {interval})"
         said.append(f"{figures} at {layer.layer}{'' if attack == named else f' with {attack}'}")
