@@ -17,7 +17,7 @@ Run = Callable[..., tuple[int, str, str]]
     [
         (("torchvison/resnet18",), "torchvision"),
         (("torchvision/resnet81@random",), "resnet"),
-        (("zoo/mobilenet",), "zoo/mobilenet_v2"),
+        (("zoo/mobilenet",), "'mobilenet_v2'"),
         (("VICTIM", "FOLDER", "--layer", "wyde"), "'wide'"),
         (("VICTIM", "FOLDER", "--attack", "rmel"), "'rmle'"),
         (("VICTIM", "FOLDER", "--attack", "rmle:stps=3"), "'steps'"),

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
+from .. import registry
 from ..schema import Spec
 from ..store import cell_key
 from ..victims.cut import NonFiniteError
 from .cell import batch_size
+from .request import RequestError
 from .workbench import Workbench
 
 _PICTURE_BYTES = 1.2  # PNG bytes a pixel of a photograph
@@ -46,6 +48,9 @@ def jobs(bench: Workbench) -> tuple[Job, ...]:
         except NonFiniteError:
             continue  # each of its cells will fail with this reason; the other layers can be audited
     bench.require_a_picture()
+    for text in request.defenses:
+        registry.build("defense", text)
+        raise RequestError(f"--defense {text}: this version runs undefended cells alone")
     found = []
     for layer in bench.layers:
         for text in bench.attacks:

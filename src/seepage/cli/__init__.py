@@ -36,12 +36,9 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     try:
         code = app(args=list(arguments), prog_name="seepage", standalone_mode=False)
+        if code == INTERRUPTED:  # typer turns a KeyboardInterrupt into this
+            complain("interrupted; what is finished is kept, and the same command goes on from there")
         return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        complain("interrupted; what is finished is kept, and the same command goes on from there")
-        return INTERRUPTED
-    except typer.Exit as stop:
-        return int(stop.exit_code)
     except typer.TyperException as error:
         complain(error.format_message() if hasattr(error, "format_message") else str(error))
         return USAGE

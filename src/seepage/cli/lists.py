@@ -57,7 +57,8 @@ def layers(
         )
         for row in rows
     ]
-    title = f"{loaded.name}  {'x'.join(map(str, loaded.image_shape))}  bytes an image; millions of multiply-adds (MMACs) before and after the cut"
+    shape = "x".join(map(str, loaded.image_shape))
+    title = f"{loaded.name}  {shape}  bytes an image; millions of multiply-adds (MMACs) before and after the cut"
     table(columns, shown, right=columns[2:7], title=title)
 
 
@@ -69,8 +70,9 @@ def victims(as_json: Json = False, debug: Debug = False) -> None:
     if as_json:
         say_json([dataclasses.asdict(source) for source in known])
         return
-    rows = [(f"{s.name}/", str(len(s.names)) if s.names else "any", _few(s.names), s.about) for s in known]
-    table(("source", "names", "for example", "what"), rows, right=("names",))
+    rows = [(f"{s.name}/", str(len(s.names)) if s.names else "any", s.about) for s in known]
+    table(("source", "names", "what"), rows, right=("names",))
+    table(("for example", "what"), [example for source in known for example in source.examples])
 
 
 def attacks(as_json: Json = False, debug: Debug = False) -> None:

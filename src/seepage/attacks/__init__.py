@@ -1,0 +1,1 @@
+"""Attacks: from a leak, without the truth, to what it shows."""

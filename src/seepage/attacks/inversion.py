@@ -1,0 +1,94 @@
+"""What attacks that search for a picture share: refusing what they cannot serve, and how each row ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..types import Images, Knowledge, Leak, NotRunError, Prefix, Recovery, SeepageError, Shape, Status
+
+GREY = 0.5
+
+
+def white_box(knowledge: Knowledge, name: str) -> Prefix:
+    """Return the prefix.
+
+    Raises:
+        NotRunError: the attacker has none.
+    """
+    if knowledge.prefix is None:
+        raise NotRunError(f"{name} is a white-box attack: it needs the victim's prefix")
+    return knowledge.prefix
+
+
+def leak_shape(prefix: Prefix) -> Shape:
+    """Return the shape of one row of the prefix's leak."""
+    return prefix.segments[-1].out_shape
+
+
+def sound_rows(features: Float[Tensor, "b ..."], expected: Shape) -> list[int]:
+    """Return the rows that are finite.
+
+    Raises:
+        SeepageError: the rows are not of the prefix's shape.
+    """
+    given = tuple(features.shape[1:])
+    if given != expected:
+        raise SeepageError(f"a row of the leak has shape {given}, this attack was fitted to {expected}")
+    finite = torch.isfinite(features).flatten(1).all(1)
+    return [row for row, fine in enumerate(finite.tolist()) if fine]
+
+
+def recover_rows(
+    leak: Leak,
+    expected: Shape,
+    image_shape: tuple[int, int, int],
+    search: Callable[[Tensor, Sequence[int]], tuple[Tensor, Sequence[Status], Tensor]],
+) -> Recovery:
+    """Run `search` on the finite rows of a leak; the others have failed and are grey.
+
+    `search` maps features and their row numbers to pictures in [0, 1], statuses and passes.
+    """
+    rows = sound_rows(leak.features, expected)
+    device = leak.features.device
+    images = torch.full((len(leak), *image_shape), GREY, device=device)
+    passes: Int[Tensor, "b"] = torch.zeros(len(leak), dtype=torch.long)
+    status = [Status("failed", "the leak holds NaN or infinity")] * len(leak)
+    if rows:
+        found, ended, spent = search(leak.features[rows], rows)
+        images[rows] = found.to(images)
+        passes[rows] = spent.to(passes)
+        for row, one in zip(rows, ended, strict=True):
+            status[row] = one
+    return Recovery(Images(images), tuple(status), passes)
+
+
+def ended(residual: Float[Tensor, "b"], solved: Sequence[Status], tolerance: float) -> list[Status]:
+    """Return how each row ended by its residual relative to the leak; a failure of the solver stays one."""
+    found = []
+    for value, one in zip(residual.tolist(), solved, strict=True):
+        if one.kind == "failed":
+            found.append(one)
+        else:
+            found.append(Status("converged" if value <= tolerance else "stopped", f"residual {value:.2e} of the leak"))
+    return found
+
+
+def scaled(prefix: Prefix) -> Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]:
+    """Return x, (leak, size) -> (prefix(x) - leak) / size: one weight then suits every layer."""
+
+    def residual(x: Tensor, z: tuple[Tensor, Tensor]) -> Tensor:
+        leak, size = z
+        off: Tensor = prefix(x) - leak
+        return off.flatten(1) / size
+
+    return residual
+
+
+def sizes(features: Float[Tensor, "b ..."]) -> Float[Tensor, "b 1"]:
+    """Return each row's norm, never zero."""
+    norms: Tensor = features.flatten(1).norm(dim=1, keepdim=True)
+    return norms.clamp_min(torch.finfo(torch.float32).tiny)
