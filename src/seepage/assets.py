@@ -109,7 +109,11 @@ class Wheel:
                 pip.kill()
                 raise
             log.seek(0)
-            errors = [line.removeprefix("ERROR: ").strip() for line in log if line.startswith("ERROR: ")]
+            lines = log.read().splitlines()
+        errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+        if any("connection broken" in line for line in lines):
+            # pip's own last word is that no such distribution exists, whatever kept it from looking.
+            errors.append("the package index cannot be reached")
         wheels = sorted(folder.glob("*.whl"))
         if pip.returncode != 0 or not wheels:
             raise _SourceError(errors[-1] if errors else f"pip ended with exit code {pip.returncode}")
