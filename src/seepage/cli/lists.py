@@ -72,7 +72,7 @@ def victims(as_json: Json = False, debug: Debug = False) -> None:
         return
     rows = [(f"{s.name}/", str(len(s.names)) if s.names else "any", s.about) for s in known]
     table(("source", "names", "what"), rows, right=("names",))
-    table(("for example", "what"), [example for source in known for example in source.examples])
+    table(("for example", "what"), [example for source in known for example in source.examples.items()])
 
 
 def attacks(as_json: Json = False, debug: Debug = False) -> None:
@@ -97,7 +97,8 @@ def attacks(as_json: Json = False, debug: Debug = False) -> None:
         say_json(rows)
         return
     columns = ("name", "access", "auxiliary", "what", "parameters")
-    table(columns, [tuple(str(row[column]).replace(",", ", ") for column in columns) for row in rows])
+    shown = [(*(str(row[column]) for column in columns[:4]), str(row["parameters"]).replace(",", ", ")) for row in rows]
+    table(columns, shown)
 
 
 def defenses(as_json: Json = False, debug: Debug = False) -> None:
@@ -152,7 +153,3 @@ def _list(kind: Literal["defense", "dataset"], as_json: bool) -> None:
 def _first_sentence(component: Any) -> str:
     text = inspect.getdoc(component) or ""
     return " ".join(text.split("\n\n")[0].split())
-
-
-def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
