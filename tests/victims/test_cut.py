@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from seepage.victims import Victim, WeightsError
 from seepage.victims.cut import CutError, NonFiniteError, cut, law
 from seepage.victims.hooks import Site
 from seepage.victims.preprocess import Normalise
+from seepage.victims.structure import tensors, with_first
 
 SHAPE = (3, 8, 8)
 
@@ -226,6 +229,20 @@ def test_the_first_tensor_of_a_structure_is_the_leak(
     torch.testing.assert_close(split.finish(split.leak(images)), victim.model(victim.normalise(images))["logits"])
 
 
+def test_a_structure_is_rebuilt_and_not_changed() -> None:
+    old, new = torch.zeros(2), torch.ones(2)
+    inner = OrderedDict(none=None, x=old)
+    given = (None, [inner, old], Output("note", old))
+    changed = with_first(given, new)
+    assert tensors(changed) == (new, old, old)
+    assert tensors(given) == (old, old, old)
+    assert inner["x"] is old
+    assert changed[1][0]["x"] is new
+    assert changed[2] is given[2]
+    with pytest.raises(ValueError, match="no tensor in a tuple"):
+        with_first((None, "text"), new)
+
+
 def test_transformers_outputs_are_rebuilt() -> None:
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -325,6 +342,16 @@ def test_training_mode_is_refused_and_kept(residual: Victim) -> None:
     assert residual.model.get_submodule("blocks.1.bn1").training
 
 
+def test_a_victim_with_chance_in_it_is_said_to_have_some() -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.dropout(x, 0.5, training=True)
+
+    victim = victim_of(nn.Sequential(nn.Flatten(), Noisy(), nn.Flatten()))
+    with pytest.raises(CutError, match="gives other outputs each time for the same picture"):
+        cut(victim, "1")
+
+
 def test_weights_that_are_not_finite_are_named(residual: Victim) -> None:
     residual.model.get_submodule("blocks.0.conv2").weight.view(-1)[5] = torch.nan
     with pytest.raises(WeightsError, match=r"blocks\.0\.conv2\.weight holds 1 NaN"):
@@ -411,6 +438,21 @@ def test_threads_that_share_a_model_do_not_meet(residual: Victim) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_a_stopped_run_leaves_nothing_behind(residual: Victim) -> None:
+    held: list[weakref.ref[Tensor]] = []
+    residual.model.get_submodule("stem").register_forward_hook(lambda *call: held.append(weakref.ref(call[2])))
+    prefix = cut(residual, "blocks.0").prefix
+    held.clear()
+    gc.disable()
+    try:
+        with torch.no_grad():
+            prefix(pictures())
+        # The frames of the stopped run are gone without waiting for the collector.
+        assert [reference() for reference in held] == [None]
+    finally:
+        gc.enable()
 
 
 def test_one_module_under_two_names_is_one_layer() -> None:

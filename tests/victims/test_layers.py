@@ -77,6 +77,17 @@ class Dense(nn.Module):
         return torch.cat([x, F.relu(self.conv(x))], 1)
 
 
+class Two(nn.Module):
+    """Two convolutions of one input, joined, and nothing carried over."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.left, self.right, self.join = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), join
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(self.left(x), self.right(x))
+
+
 class Attention(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -148,7 +159,26 @@ class Branching(nn.Module):
         return {"a": self.act(first.clone()), "b": self.same(second) + second}
 
 
-@pytest.mark.parametrize("build", [Classifier, Tokens, Branching], ids=lambda build: build.__name__)
+class Turned(nn.Module):
+    """Features whose first axis is no picture's: always one long, or as long as there are pictures by chance."""
+
+    class Lead(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[None]
+
+    class Swap(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.transpose(0, 1)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.lead, self.swap, self.out = nn.Conv2d(3, 2, 1), Turned.Lead(), Turned.Swap(), nn.Conv2d(2, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.swap(self.lead(self.conv(x))[0]).transpose(0, 1))
+
+
+@pytest.mark.parametrize("build", [Classifier, Tokens, Branching, Turned], ids=lambda build: build.__name__)
 def test_the_legal_cuts_are_those_where_the_law_holds(build: Callable[[], nn.Module]) -> None:
     victim = victim_of(build)
     # The slow and obvious way: try every call of every module.
@@ -278,12 +308,14 @@ def test_multiheaded_attention_of_torch_is_counted_too() -> None:
             "linear-bottleneck",
             id="depthwise",
         ),
+        pytest.param(lambda: Two(torch.add), None, id="two projections"),
         pytest.param(lambda: Dense(3), "dense", id="dense"),
+        pytest.param(lambda: Two(lambda left, right: torch.cat([left, right], 1)), None, id="two in parallel"),
         pytest.param(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), "stem", id="first"),
         pytest.param(lambda: nn.AvgPool2d(2), "pool", id="pool"),
     ],
 )
-def test_a_block_is_known_by_how_its_output_comes_about(build: Callable[[], nn.Module], kind: str) -> None:
+def test_a_block_is_known_by_how_its_output_comes_about(build: Callable[[], nn.Module], kind: str | None) -> None:
     class One(nn.Module):
         def __init__(self) -> None:
             super().__init__()

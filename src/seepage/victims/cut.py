@@ -111,6 +111,7 @@ def cut(victim: Victim, layer: str) -> SplitModel:
         site, label = _resolve(victim, network, layer)
         found = law(victim, [site]).get(site)
     if found is None or not found.holds:
+        _check_steady(victim, network)
         raise CutError(f"{victim.name} cannot be cut at {label!r}: {_why(found)}{_nearest(victim, site)}")
     return SplitModel(
         name=victim.name,
@@ -198,6 +199,16 @@ def _times(network: Network, image_shape: tuple[int, int, int], name: str) -> in
     finally:
         handle.remove()
     return len(calls)
+
+
+@torch.no_grad()
+def _check_steady(victim: Victim, network: Network) -> None:
+    images = probe(network, victim.image_shape, 1, seed=6)
+    once, again = (tensors(outputs(network, images)) for _ in range(2))
+    if not all(torch.equal(left, right) for left, right in zip(once, again)):
+        raise CutError(
+            f"{victim.name} gives other outputs each time for the same picture: a cut needs one without chance"
+        )
 
 
 def _why(found: Law | None) -> str:

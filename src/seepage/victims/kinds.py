@@ -82,7 +82,7 @@ def kind_of(module: nn.Module, ending: Ending | None = None, *, reshapes: bool =
     """
     kind = next((_BY_TYPE[name] for name in map(_name, type(module).__mro__) if name in _BY_TYPE), None)
     if kind is None and ending is not None and ending.joins is not None:
-        kind = _by_structure(module, ending)
+        kind = _by_structure(module, ending, reshapes)
     if kind is None:
         kind = _plain(module)
     return "downsample" if kind == "pre-activation" and reshapes else kind
@@ -93,14 +93,16 @@ def _name(cls: type) -> str:
     return f"{parts[0]}.{parts[-1]}.{cls.__name__}"
 
 
-def _by_structure(module: nn.Module, ending: Ending) -> str | None:
-    if ending.joins == "cat":
-        return "dense" if ending.identity and ending.activation is None else None
+def _by_structure(module: nn.Module, ending: Ending, reshapes: bool) -> str | None:
     if ending.activation is not None:
-        return "post-activation" if ending.activation == "relu" else None
+        return "post-activation" if (ending.activation, ending.joins) == ("relu", "add") else None
+    if ending.joins == "cat":
+        return "dense" if ending.identity else None
+    if not ending.identity:
+        return "downsample" if reshapes else None
     parts = list(module.modules())
     if any("attention" in type(part).__name__.lower() for part in parts):
-        return "transformer" if ending.identity else None
+        return "transformer"
     if any(isinstance(part, nn.Conv2d) and part.groups == part.in_channels > 1 for part in parts):
         return "linear-bottleneck"
     return "pre-activation"
