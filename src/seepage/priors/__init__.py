@@ -1,0 +1,9 @@
+"""What an attacker may assume of pictures before seeing a leak: smoothness, synthetic pictures, a linear decoder."""
+
+from __future__ import annotations
+
+from .dead_leaves import dead_leaves
+from .ridge import Ridge, RidgeDecoder
+from .tv import total_variation
+
+__all__ = ["Ridge", "RidgeDecoder", "dead_leaves", "total_variation"]
