@@ -1,0 +1,238 @@
+"""PEEL: the walk from the leak back to the picture, one block of the network at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..inverses import FALLBACK, Inverse, Split, Step, Target, rule, steps, unknowns
+from ..priors import total_variation
+from ..registry import register
+from ..types import (
+    Access,
+    Auxiliary,
+    Generators,
+    Images,
+    Knowledge,
+    Leak,
+    Prefix,
+    Progress,
+    Recoverer,
+    Recovery,
+    Status,
+)
+from .inversion import GREY, leak_shape, recover_rows, white_box
+
+_EXACT_WIRES = ("fp32", "fp16")
+
+
+@register("attack", "peel")
+@dataclass(frozen=True)
+class Peel:
+    """Walk back over the prefix's segments: find what each was given from what it gave, until that is the picture.
+
+    Arif, Murugesan, Das, Gittens & Chen, "PEEL the Layers and Find Yourself" (SaTML 2025), Algorithm 1. `walk=chain`
+    hands each recovery to the segment before: one leak is all it sees. A kind of block is solved by its own registered
+    inverse, one without by the generic solver; `form=penalty` solves all segments but the first in the paper's split
+    form instead. `start=output` is the paper's hypothesis, a block's output for its input where the shapes agree, else
+    zeros or what a grey picture gives, whichever fits; `zeros`; `noise` of deviation `noise`. Where a segment gives
+    fewer numbers than it takes, or what it gave is not exact to `tolerance`, `tv` times the total variation of what is
+    sought decides what is open. Each segment is run at most `passes` times. White-box; no auxiliary pictures.
+    """
+
+    walk: Literal["chain"] = "chain"
+    form: Literal["least-squares", "penalty"] = "least-squares"
+    start: Literal["output", "zeros", "noise"] = "output"
+    passes: int = 480
+    tv: float = 0.1
+    noise: float = 1e-3
+    tolerance: float = 1e-3
+
+    efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
+        "quick": {"passes": 60},
+        "standard": {},
+        "full": {"passes": 2400},
+    }
+
+    @property
+    def access(self) -> Access:
+        """The prefix is needed, segment by segment."""
+        return "white-box"
+
+    @property
+    def auxiliary(self) -> Auxiliary:
+        """Nothing is needed beside the leak."""
+        return "none"
+
+    @property
+    def budget(self) -> int:
+        """Each segment is run at most so often, hence the prefix."""
+        return self.passes
+
+    def fit(
+        self,
+        knowledge: Knowledge,
+        generator: torch.Generator,
+        *,
+        workdir: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Recoverer:
+        """Look at each segment once; there is nothing to learn.
+
+        Raises:
+            NotRunError: the attacker has no prefix.
+        """
+        return PeelRecoverer(self, white_box(knowledge, "peel"), knowledge.image_shape)
+
+    def load(self, path: Path, knowledge: Knowledge) -> Recoverer:
+        """Return the recoverer that was saved to `path`."""
+        saved = Peel(**json.loads(path.read_text(encoding="utf-8")))
+        return PeelRecoverer(saved, white_box(knowledge, "peel"), knowledge.image_shape)
+
+
+class PeelRecoverer(Recoverer):
+    """The walk over one prefix."""
+
+    def __init__(self, attack: Peel, prefix: Prefix, image_shape: tuple[int, int, int]) -> None:
+        self.attack = attack
+        self.image_shape = image_shape
+        self.expected = leak_shape(prefix)
+        weight = next(prefix.parameters(), torch.zeros(()))
+        self.steps = steps(prefix, torch.full((1, *image_shape), GREY, device=weight.device))
+
+    def recover(self, leak: Leak, generators: Generators) -> Recovery:
+        """Walk back from each row of the leak."""
+        trace: list[Tensor] = []
+        exact = leak.header.wire in _EXACT_WIRES and not leak.header.defenses
+
+        def search(features: Tensor, rows: Sequence[int]) -> tuple[Tensor, Sequence[Status], Tensor]:
+            walk = _Walk(self.attack, features, exact, [generators[row] for row in rows])
+            for step in reversed(self.steps):
+                walk.back(step)
+                trace.append(_scattered(walk.features, rows, len(leak)))
+            return walk.pictures(), walk.ended(), walk.passes(len(self.steps))
+
+        recovery = recover_rows(leak, self.expected, self.image_shape, search)
+        return replace(recovery, trace=tuple(trace[:-1]))
+
+    def prior(self, n: int, generators: Generators) -> Recovery:
+        """Return where the walk's last step starts, which is also where the prior alone is least."""
+        images = torch.full((n, *self.image_shape), GREY)
+        return Recovery(Images(images), (Status("stopped", "no leak"),) * n, torch.zeros(n).long())
+
+    def save(self, path: Path) -> None:
+        """Write the configuration."""
+        path.write_text(json.dumps(asdict(self.attack)), encoding="utf-8")
+
+
+class _Walk:
+    """Where the rows of one leak stand between two segments. A row that failed is NaN from there on."""
+
+    def __init__(self, attack: Peel, features: Float[Tensor, "b ..."], exact: bool, generators: Generators) -> None:
+        self.attack = attack
+        self.features = features
+        self.generators = generators
+        self.exact: Bool[Tensor, "b"] = torch.full((len(features),), exact)
+        self.runs: Float[Tensor, "b"] = torch.zeros(len(features))
+        self.worst: list[tuple[float, str]] = [(0.0, "")] * len(features)
+        self.failures: dict[int, str] = {}
+        self.unruled: list[str] = []
+
+    def back(self, step: Step) -> None:
+        """Take the rows from what a segment gave to what it was given."""
+        start, spent = self._start(step)
+        inverse = self._inverse(step)
+        found = torch.full_like(start, float("nan"))
+        identified = self.exact & (not step.loses)
+        for alike in (True, False):
+            rows = [row for row in (identified == alike).nonzero().flatten().tolist() if row not in self.failures]
+            if not rows:
+                continue
+            target = Target(self.features[rows], start[rows], step.lower, step.upper, self._prior(step), alike)
+            solved = inverse.invert(step.segment, target, self.attack.passes - spent)
+            found[rows] = unknowns(solved)
+            self.runs[rows] += solved.passes + spent
+            for row, residual, status in zip(rows, solved.residual.tolist(), solved.status, strict=True):
+                self._judge(row, residual, status, step.segment.name)
+        for row in self.failures:
+            found[row] = float("nan")
+        self.exact &= not step.loses
+        self.features = found
+
+    def _judge(self, row: int, residual: float, status: Status, name: str) -> None:
+        if status.kind == "failed":
+            self.failures[row] = f"segment {name}: {status.message}"
+            return
+        self.exact[row] &= residual <= self.attack.tolerance
+        self.worst[row] = max(self.worst[row], (residual, name))
+
+    def ended(self) -> list[Status]:
+        """Return how the walk ended for each row."""
+        fallback = f"; generic solver for {', '.join(self.unruled)}" if self.unruled else ""
+        found = []
+        for row, (residual, name) in enumerate(self.worst):
+            if row in self.failures:
+                found.append(Status("failed", self.failures[row]))
+                continue
+            kind: Literal["converged", "stopped"] = "converged" if residual <= self.attack.tolerance else "stopped"
+            found.append(Status(kind, f"largest residual {residual:.2e} of what {name or 'a segment'} gave{fallback}"))
+        return found
+
+    def pictures(self) -> Float[Tensor, "b 3 h w"]:
+        """Return what the walk ended at, grey where it failed."""
+        failed = torch.tensor([row in self.failures for row in range(len(self.features))])
+        return torch.where(failed.view(-1, 1, 1, 1).to(self.features.device), GREY, self.features)
+
+    def passes(self, segments: int) -> Int[Tensor, "b"]:
+        """Return the runs in prefixes: those of all segments over how many these are, rounded up."""
+        return (self.runs / segments).ceil().long()
+
+    def _inverse(self, step: Step) -> Inverse:
+        kind = step.segment.kind
+        if self.attack.form == "penalty" and not step.first:
+            return Split()
+        name, inverse = rule(kind)
+        if name == FALLBACK:
+            self.unruled.append(f"{step.segment.name} ({kind or 'no kind'})")
+        return inverse
+
+    def _prior(self, step: Step) -> Callable[[Tensor], Tensor] | None:
+        if len(step.segment.in_shape) != 3:
+            return None
+        return lambda x: self.attack.tv * total_variation(x)
+
+    def _start(self, step: Step) -> tuple[Tensor, int]:
+        """Return where to look from for a segment's input, and the runs that it took to tell."""
+        shape = step.segment.in_shape
+        grey = step.grey.expand(len(self.features), *shape)
+        zeros = torch.zeros_like(grey)
+        if self.attack.start == "noise":
+            drawn = torch.stack([torch.randn(shape, generator=generator) for generator in self.generators]).to(zeros)
+            return (grey if step.first else zeros) + self.attack.noise * drawn, 0
+        if step.first:
+            return grey.clone(), 0
+        if self.attack.start == "zeros":
+            return zeros, 0
+        if not step.reshapes:
+            return self.features, 0
+        far, near = (self._distance(step, x) for x in (zeros, grey))
+        return torch.where((near < far).view(-1, *[1] * len(shape)), grey, zeros), 2
+
+    @torch.no_grad()
+    def _distance(self, step: Step, x: Tensor) -> Float[Tensor, "b"]:
+        distance: Tensor = (step.segment.module(x) - self.features).flatten(1).norm(dim=1)
+        return distance
+
+
+def _scattered(found: Tensor, rows: Sequence[int], total: int) -> Tensor:
+    """Return rows among as many as the leak has; those that it had no numbers for are NaN."""
+    everything = found.new_full((total, *found.shape[1:]), float("nan"))
+    everything[list(rows)] = found
+    return everything

@@ -1,0 +1,24 @@
+"""One rule a block kind: from what a segment gave back to what it was given."""
+
+from __future__ import annotations
+
+from .generic import Generic
+from .inverted_residual import LinearBottleneck
+from .rule import FALLBACK, Inverse, Target, followed, misfit, rule, unknowns
+from .split import Split
+from .step import Step, steps
+
+__all__ = [
+    "FALLBACK",
+    "Generic",
+    "Inverse",
+    "LinearBottleneck",
+    "Split",
+    "Step",
+    "Target",
+    "followed",
+    "misfit",
+    "rule",
+    "steps",
+    "unknowns",
+]

@@ -1,0 +1,93 @@
+"""What every inverse is given and gives, and which one serves a kind of block."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .. import registry
+from ..types import Segment, Solution, Status
+
+FALLBACK = "generic"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a segment gave, and what is known of what it was given.
+
+    `features` is "b" x the segment's `out_shape`; `start` and the bounds are those of its input. `prior` maps inputs to
+    a penalty a row, beside |segment(x) - features|^2 / |features|^2. `identified` says that the features are exact and
+    no fewer than the unknowns: the prior may then fade, where it otherwise decides what the features leave open.
+    """
+
+    features: Float[Tensor, "b ..."]
+    start: Float[Tensor, "b ..."]
+    lower: float | None = None
+    upper: float | None = None
+    prior: Callable[[Tensor], Tensor] | None = None
+    identified: bool = True
+
+    @property
+    def size(self) -> Float[Tensor, "b 1"]:
+        """The norm of each row of features, never zero."""
+        norm: Tensor = self.features.flatten(1).norm(dim=1, keepdim=True)
+        return norm.clamp_min(torch.finfo(torch.float32).tiny)
+
+    def rows(self, index: Int[Tensor, "k"]) -> Target:
+        """Return the same target for some of its rows."""
+        return dataclasses.replace(self, features=self.features[index], start=self.start[index])
+
+
+@runtime_checkable
+class Inverse(Protocol):
+    """A frozen dataclass whose fields are its configuration, registered under the block kind that it serves."""
+
+    def invert(self, segment: Segment, target: Target, passes: int) -> Solution:
+        """Return x with segment(x) = features in at most `passes` runs of the segment, with or without their backward.
+
+        The solution's residual is |segment(x) - features| / |features|, whatever the rule minimises, and a row has
+        converged where its status says so. Rows are solved apart; what goes wrong in one is its status.
+        """
+        ...
+
+
+def rule(kind: str | None) -> tuple[str, Inverse]:
+    """Return the rule that serves a kind of block, and its name: its own, or the generic one where it has none."""
+    name = kind if kind is not None and kind in registry.names("inverse") else FALLBACK
+    inverse: Inverse = registry.build("inverse", name)
+    return name, inverse
+
+
+def misfit(segment: Segment) -> Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]:
+    """Return x, (features, size) -> (segment(x) - features) / size: one weight of a prior then suits every block."""
+
+    def residual(x: Tensor, z: tuple[Tensor, Tensor]) -> Tensor:
+        features, size = z
+        missed: Tensor = segment.module(x) - features
+        return missed.flatten(1) / size
+
+    return residual
+
+
+def unknowns(solution: Solution) -> Float[Tensor, "b ..."]:
+    """Return the solution of a problem in one tensor, or the first of several."""
+    return solution.x if isinstance(solution.x, Tensor) else solution.x[0]
+
+
+def followed(first: Solution, second: Solution, rows: Int[Tensor, "k"]) -> Solution:
+    """Return `first` with `rows` of it taken further by `second`; steps and passes add up."""
+    x, residual = unknowns(first).clone(), first.residual.clone()
+    steps, passes = first.steps.clone(), first.passes.clone()
+    status: list[Status] = list(first.status)
+    x[rows], residual[rows] = unknowns(second), second.residual
+    steps[rows] += second.steps
+    passes[rows] += second.passes
+    for row, one in zip(rows.tolist(), second.status, strict=True):
+        status[row] = one
+    return Solution(x, residual, tuple(status), steps, passes)

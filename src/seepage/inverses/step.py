@@ -1,0 +1,84 @@
+"""What is known of each segment of a prefix before any leak is seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..types import Prefix, Segment
+
+Range = tuple[float | None, float | None]
+
+_RANGES: dict[type[nn.Module], Range] = {
+    nn.ReLU: (0.0, None),
+    nn.ReLU6: (0.0, 6.0),
+    nn.Sigmoid: (0.0, 1.0),
+    nn.Hardsigmoid: (0.0, 1.0),
+    nn.Softplus: (0.0, None),
+    nn.Tanh: (-1.0, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A segment, what a grey picture feeds it, "1 ...", and the range that its input cannot leave.
+
+    `first`: its input is the picture.
+    """
+
+    segment: Segment
+    first: bool
+    grey: Float[Tensor, "1 ..."]
+    lower: float | None
+    upper: float | None
+
+    @property
+    def reshapes(self) -> bool:
+        """Whether the segment gives another shape than it takes."""
+        return self.segment.in_shape != self.segment.out_shape
+
+    @property
+    def loses(self) -> bool:
+        """Whether the segment gives fewer numbers than it takes: many inputs then give the same."""
+        return math.prod(self.segment.out_shape) < math.prod(self.segment.in_shape)
+
+
+@torch.no_grad()
+def steps(prefix: Prefix, grey: Float[Tensor, "1 c h w"]) -> tuple[Step, ...]:
+    """Return the steps of a prefix, in its order; `grey` is a grey picture, and pictures lie in [0, 1]."""
+    found: list[Step] = []
+    given: Tensor = grey
+    bounds: Range = (0.0, 1.0)
+    for segment in prefix.segments:
+        lower, upper = bounds
+        found.append(Step(segment, not found, given, lower, upper))
+        given, bounds = _run(segment.module, given)
+    return tuple(found)
+
+
+def _run(module: nn.Module, x: Tensor) -> tuple[Tensor, Range]:
+    """Return what a module gives, and the range of the activation that it ends in, if it ends in one."""
+    last: list[tuple[Range, Tensor]] = []
+
+    def note(part: nn.Module, args: Any, out: Any) -> None:
+        last.clear()
+        if type(part) in _RANGES and isinstance(out, Tensor):
+            # A copy, because what comes after the activation may happen in place.
+            last.append((_RANGES[type(part)], out.clone()))
+
+    leaves = [part for part in module.modules() if next(part.children(), None) is None]
+    handles = [leaf.register_forward_hook(note) for leaf in leaves]
+    try:
+        out: Tensor = module(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    # An activation was the end only if nothing was done to what it gave.
+    if last and last[0][1].shape == out.shape and torch.equal(last[0][1], out):
+        return out, last[0][0]
+    return out, (None, None)
