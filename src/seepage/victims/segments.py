@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +75,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     difference = float((found.double() - expected.double()).norm())
     norm = float(expected.double().norm())
     error = difference / norm if norm > 0 else difference
-    return error if error == error else float("inf")
+    return float("inf") if math.isnan(error) else error
 
 
 @torch.no_grad()
