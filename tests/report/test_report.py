@@ -131,12 +131,16 @@ def test_a_reason_shared_by_many_cells_is_said_once() -> None:
 
 
 def test_warnings_are_grouped_and_the_gravest_come_first() -> None:
-    one = judged([0.9], layer="l.1", checks=(Check(name="few-pictures", level="warning", message="n = 1"),))
-    two = judged([0.8], layer="l.2", checks=(*one.checks, Check(name="odd", level="error", message="bad")))
-    found = method.warnings(report.verdicts([one, two]))
+    few = Check(name="few-pictures", level="warning", message="n = 1")
+    note = Check(name="a-note", level="info", message="so it is")
+    one = judged([0.9], layer="l.1", checks=(note, few))
+    two = judged([0.8], layer="l.2", checks=(few, Check(name="odd", level="error", message="bad")))
+    weaker = judged([0.3], layer="l.2", attack="rmle", checks=(few,))
+    found = method.warnings(report.verdicts([one, two, weaker]))
     assert [(item.name, item.cells, item.strongest) for item in found] == [
         ("odd", 1, 1),
-        ("few pictures", 2, 2),
+        ("few pictures", 3, 2),
+        ("a note", 1, 1),
     ]
 
 

@@ -20,6 +20,7 @@ MARKERS = ("circle", "square", "triangle", "diamond", "cross", "ring")
 _MARGIN_TOP, _MARGIN_RIGHT = 18, 18
 _LETTER = 6.6
 _LEAST_ROOM, _SHARE_ROOM = 17, 44
+_LEAST_SPAN = 1e-3
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,9 @@ def series(verdict: Verdict, key: str) -> tuple[Series, ...]:
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Return round numbers at equal steps that enclose an interval."""
-    span = high - low or 1.0
+    if high - low < _LEAST_SPAN:
+        low, high = low - _LEAST_SPAN, high + _LEAST_SPAN
+    span = high - low
     power = 10.0 ** math.floor(math.log10(span / most))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10, 20) if span / (power * factor) <= most)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
