@@ -27,6 +27,7 @@ _PUBLIC = {
     "open_source": "data",
     "read_leak": "data",
     "register": "registry",
+    "row_hashes": "seeding",
     "run_audit": "audit.run",
     "write_leak": "data",
     "write_report": "report",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import stat
 import struct
@@ -116,8 +117,8 @@ def _require_content(path: Path, name: str) -> None:
         raise UnreadablePictureError(f"{name} is empty")
 
 
-def _decode(stream: BinaryIO, name: str) -> Image.Image:
-    return _rgb(Image.open(stream, formats=FORMATS), name)
+def _decode(stream: BinaryIO | io.BufferedIOBase, name: str) -> Image.Image:
+    return _rgb(Image.open(stream, formats=FORMATS), name)  # type: ignore[arg-type]  # Pillow needs read and seek
 
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
