@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torchvision import models
 
 from seepage.victims import load
 from seepage.victims.cut import CutError, cut, law
@@ -86,3 +87,10 @@ def test_the_law_holds_at_every_boundary_and_segments_compose(architecture: Arch
     assert len(blocks) == architecture.blocks
     with pytest.raises(CutError, match="goes around it"):
         cut(victim, architecture.bypassed)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "densenet121", "vit_b_32", "swin_t"])
+def test_multiply_adds_are_those_that_torchvision_publishes(name: str) -> None:
+    published = models.get_model_weights(name).DEFAULT.meta["_ops"]
+    (layer, *_) = layers(load(f"torchvision/{name}@random"))
+    assert (layer.macs_before + layer.macs_after) / 1e9 == pytest.approx(published, rel=5e-3, abs=6e-4)
