@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -29,8 +29,6 @@ from ..types import (
     Status,
 )
 from .inversion import GREY, ended, leak_shape, recover_rows, scaled, sizes, white_box
-
-Efforts = Mapping[str, Mapping[str, int | float | str]]
 
 
 @register("attack", "joint")
@@ -94,14 +92,15 @@ class Joint:
             NotRunError: the attacker has no prefix.
         """
         prefix = white_box(knowledge, "joint")
+        seed = generator.initial_seed()
         if self.start == "grey":
-            return JointRecoverer(self, prefix, knowledge.image_shape, None, None)
+            return JointRecoverer(self, prefix, knowledge.image_shape, seed, None, None)
         device = next((weight.device for weight in prefix.parameters()), torch.device("cpu"))
         with torch.no_grad():
             decoder, mean = Ridge(self.pictures).fit(
                 prefix, knowledge.image_shape, generator, device=device, progress=progress
             )
-        return JointRecoverer(self, prefix, knowledge.image_shape, decoder, mean)
+        return JointRecoverer(self, prefix, knowledge.image_shape, seed, decoder, mean)
 
     def load(self, path: Path, knowledge: Knowledge) -> Recoverer:
         """Return the recoverer that was saved to `path`, its start fitted again from the saved seed."""
@@ -118,12 +117,14 @@ class JointRecoverer(Recoverer):
         attack: Joint,
         prefix: Prefix,
         image_shape: tuple[int, int, int],
+        seed: int,
         decoder: RidgeDecoder | None,
         mean: Tensor | None,
     ) -> None:
         self.attack = attack
         self.prefix = prefix
         self.image_shape = image_shape
+        self.seed = seed
         self.decoder = decoder
         self.mean = mean
 
@@ -159,8 +160,8 @@ class JointRecoverer(Recoverer):
         return Recovery(Images(images), (Status("stopped", "no leak"),) * n, torch.zeros(n).long())
 
     def save(self, path: Path) -> None:
-        """Write the configuration and the decoder."""
-        path.write_text(json.dumps(asdict(self.attack)), encoding="utf-8")
+        """Write the configuration and the seed that the start was fitted by."""
+        path.write_text(json.dumps({**asdict(self.attack), "seed": self.seed}), encoding="utf-8")
 
     def _start(self, features: Tensor) -> Tensor:
         if self.decoder is None:

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import draws, leak, narrow, pictures, psnr, wide
+
+from seepage import registry, seeding
+from seepage.types import Images, Knowledge, NotRunError, Recoverer, Recovery, SeepageError
+
+BOTH = pytest.mark.parametrize("name", ["rmle:steps=120", "joint:steps=60,newton=3,inner=30,pictures=8"])
+
+
+def fitted(name: str, prefix: Any, seed: int = 0) -> Recoverer:
+    attack = registry.build("attack", name)
+    recoverer: Recoverer = attack.fit(Knowledge((3, 16, 16), prefix), seeding.generator(seed, "fit"))
+    return recoverer
+
+
+def images(recovery: Recovery) -> torch.Tensor:
+    assert isinstance(recovery.value, Images)
+    return recovery.value.images
+
+
+def test_joint_inverts_what_is_invertible() -> None:
+    prefix, truth = wide(), pictures(3)
+    recovery = fitted("joint:steps=100,newton=10,inner=80,pictures=8", prefix).recover(leak(prefix(truth)), draws(3))
+    assert psnr(images(recovery), truth).min() > 60
+    assert [status.kind for status in recovery.status] == ["converged"] * 3
+
+
+def test_rmle_comes_near() -> None:
+    prefix, truth = wide(), pictures(3)
+    recovery = fitted("rmle:steps=600", prefix).recover(leak(prefix(truth)), draws(3))
+    assert psnr(images(recovery), truth).min() > 25
+
+
+def test_without_auxiliary_pictures_joint_still_inverts() -> None:
+    prefix, truth = wide(), pictures(2)
+    name = "joint:start=grey,steps=150,newton=10,inner=80"
+    assert registry.build("attack", name).auxiliary == "none"
+    assert registry.build("attack", "joint").auxiliary == "synthetic"
+    recovery = fitted(name, prefix).recover(leak(prefix(truth)), draws(2))
+    assert psnr(images(recovery), truth).min() > 60
+
+
+def test_a_prior_serves_where_the_leak_does_not_determine_the_picture() -> None:
+    prefix, truth = narrow(), pictures(3)
+    recovery = fitted("joint:steps=100,pictures=8", prefix).recover(leak(prefix(truth)), draws(3))
+    grey = torch.full_like(truth, 0.5)
+    assert (psnr(images(recovery), truth) > psnr(grey, truth) + 6).all()
+
+
+@BOTH
+def test_rows_do_not_depend_on_their_batch(name: str) -> None:
+    prefix, truth = wide(), pictures(4)
+    recoverer = fitted(name, prefix)
+    features = prefix(truth)
+    together = images(recoverer.recover(leak(features), draws(4)))
+    alone = images(recoverer.recover(leak(features[2:3]), draws(1, first=2)))
+    assert (together[2:3] - alone).abs().max() < 1e-3
+    again = images(recoverer.recover(leak(features), draws(4)))
+    assert torch.equal(together, again)
+
+
+@BOTH
+def test_a_bad_row_fails_alone(name: str) -> None:
+    prefix, truth = wide(), pictures(3)
+    features = prefix(truth)
+    features[1, 0, 0, 0] = torch.inf
+    recovery = fitted(name, prefix).recover(leak(features), draws(3))
+    assert [status.kind == "failed" for status in recovery.status] == [False, True, False]
+    assert "infinity" in recovery.status[1].message
+    assert torch.isfinite(images(recovery)).all()
+    assert recovery.passes[1] == 0
+    assert psnr(images(recovery)[[0, 2]], truth[[0, 2]]).min() > 15
+
+
+@BOTH
+def test_another_shape_is_refused(name: str) -> None:
+    prefix = wide()
+    with pytest.raises(SeepageError, match="shape"):
+        fitted(name, prefix).recover(leak(torch.zeros(1, 12, 8, 8)), draws(1))
+
+
+@BOTH
+def test_no_prefix_no_attack(name: str) -> None:
+    with pytest.raises(NotRunError, match="white-box"):
+        fitted(name, None)
+
+
+@BOTH
+def test_the_prior_knows_nothing_of_the_leak(name: str) -> None:
+    prefix, truth = wide(), pictures(2)
+    recoverer = fitted(name, prefix)
+    before = images(recoverer.prior(2, draws(2)))
+    recoverer.recover(leak(prefix(truth)), draws(2))
+    after = images(recoverer.prior(2, draws(2)))
+    assert torch.equal(before, after)
+    assert before.shape == (2, 3, 16, 16)
+    assert ((before >= 0) & (before <= 1)).all()
+    assert psnr(before, truth).max() < 20
+
+
+@BOTH
+def test_what_is_saved_recovers_the_same(name: str, tmp_path: Path) -> None:
+    prefix, truth = wide(), pictures(2)
+    attack = registry.build("attack", name)
+    recoverer = fitted(name, prefix, seed=3)
+    recoverer.save(tmp_path / "saved")
+    loaded = attack.load(tmp_path / "saved", Knowledge((3, 16, 16), prefix))
+    features = leak(prefix(truth))
+    found = [images(one.recover(features, draws(2))) for one in (recoverer, loaded)]
+    assert torch.equal(*found)
+
+
+@BOTH
+def test_the_budget_is_kept(name: str) -> None:
+    prefix, truth = wide(), pictures(2)
+    recovery = fitted(name, prefix).recover(leak(prefix(truth)), draws(2))
+    budget = registry.build("attack", name).budget
+    assert (recovery.passes > 0).all()
+    assert (recovery.passes <= budget).all()
+
+
+@BOTH
+def test_its_text_builds_it_again(name: str) -> None:
+    attack = registry.build("attack", name)
+    assert registry.build("attack", registry.spec("attack", attack)) == attack
