@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..inverses import FALLBACK, Inverse, Split, Step, Target, rule, steps, unknowns
-from ..priors import total_variation
+from ..priors import Ridge, RidgeDecoder, total_variation
 from ..registry import register
 from ..types import (
     Access,
@@ -26,6 +26,7 @@ from ..types import (
     Progress,
     Recoverer,
     Recovery,
+    Shape,
     Status,
 )
 from .inversion import GREY, leak_shape, recover_rows, white_box
@@ -42,17 +43,19 @@ class Peel:
     hands each recovery to the segment before: one leak is all it sees. A kind of block is solved by its own registered
     inverse, one without by the generic solver; `form=penalty` solves all segments but the first in the paper's split
     form instead. `start=output` is the paper's hypothesis, a block's output for its input where the shapes agree, else
-    zeros or what a grey picture gives, whichever fits; `zeros`; `noise` of deviation `noise`. Where a segment gives
-    fewer numbers than it takes, or what it gave is not exact to `tolerance`, `tv` times the total variation of what is
-    sought decides what is open. Each segment is run at most `passes` times. White-box; no auxiliary pictures.
+    zeros or what a grey picture gives, whichever fits; `zeros`; `noise` of deviation `noise`; `ridge`, what the picture
+    of a linear decoder gives, fitted on `pictures` synthetic ones. Where a segment gives fewer numbers than it takes,
+    or what it gave is not exact to `tolerance`, `tv` times the total variation of what is sought decides what is open.
+    Each segment is run at most `passes` times. White-box; auxiliary: none, synthetic with `start=ridge`.
     """
 
     walk: Literal["chain"] = "chain"
     form: Literal["least-squares", "penalty"] = "least-squares"
-    start: Literal["output", "zeros", "noise"] = "output"
+    start: Literal["output", "zeros", "noise", "ridge"] = "output"
     passes: int = 480
-    tv: float = 0.1
+    tv: float = 0.3
     noise: float = 1e-3
+    pictures: int = 24
     tolerance: float = 1e-3
 
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
@@ -68,8 +71,8 @@ class Peel:
 
     @property
     def auxiliary(self) -> Auxiliary:
-        """Nothing is needed beside the leak."""
-        return "none"
+        """Synthetic pictures where the start is learned."""
+        return "synthetic" if self.start == "ridge" else "none"
 
     @property
     def budget(self) -> int:
@@ -84,28 +87,46 @@ class Peel:
         workdir: Path | None = None,
         progress: Progress | None = None,
     ) -> Recoverer:
-        """Look at each segment once; there is nothing to learn.
+        """Look at each segment once, and fit the start where it is learned.
 
         Raises:
             NotRunError: the attacker has no prefix.
         """
-        return PeelRecoverer(self, white_box(knowledge, "peel"), knowledge.image_shape)
+        prefix, seed = white_box(knowledge, "peel"), generator.initial_seed()
+        grey = torch.full((1, *knowledge.image_shape), GREY, device=_device(prefix))
+        learned = None
+        if self.start == "ridge":
+            # The seed alone is saved: fitting again takes seconds and gives the same decoder.
+            fresh = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                learned = Ridge(self.pictures).fit(
+                    prefix, knowledge.image_shape, fresh, device=grey.device, progress=progress
+                )
+        return PeelRecoverer(self, seed, leak_shape(prefix), steps(prefix, grey), learned)
 
     def load(self, path: Path, knowledge: Knowledge) -> Recoverer:
-        """Return the recoverer that was saved to `path`."""
-        saved = Peel(**json.loads(path.read_text(encoding="utf-8")))
-        return PeelRecoverer(saved, white_box(knowledge, "peel"), knowledge.image_shape)
+        """Return the recoverer that was saved to `path`, its start fitted again from the saved seed."""
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        seed = saved.pop("seed")
+        return Peel(**saved).fit(knowledge, torch.Generator().manual_seed(seed))
 
 
 class PeelRecoverer(Recoverer):
     """The walk over one prefix."""
 
-    def __init__(self, attack: Peel, prefix: Prefix, image_shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        attack: Peel,
+        seed: int,
+        expected: Shape,
+        path: tuple[Step, ...],
+        learned: tuple[RidgeDecoder, Tensor] | None,
+    ) -> None:
         self.attack = attack
-        self.image_shape = image_shape
-        self.expected = leak_shape(prefix)
-        weight = next(prefix.parameters(), torch.zeros(()))
-        self.steps = steps(prefix, torch.full((1, *image_shape), GREY, device=weight.device))
+        self.seed = seed
+        self.expected = expected
+        self.path = path
+        self.learned = learned
 
     def recover(self, leak: Leak, generators: Generators) -> Recovery:
         """Walk back from each row of the leak."""
@@ -114,22 +135,37 @@ class PeelRecoverer(Recoverer):
 
         def search(features: Tensor, rows: Sequence[int]) -> tuple[Tensor, Sequence[Status], Tensor]:
             walk = _Walk(self.attack, features, exact, [generators[row] for row in rows])
-            for step in reversed(self.steps):
-                walk.back(step)
+            for step, guess in zip(reversed(self.path), reversed(self._guesses(features)), strict=True):
+                walk.back(step, guess)
                 trace.append(_scattered(walk.features, rows, len(leak)))
-            return walk.pictures(), walk.ended(), walk.passes(len(self.steps))
+            return walk.pictures(), walk.ended(), walk.passes(len(self.path))
 
-        recovery = recover_rows(leak, self.expected, self.image_shape, search)
+        grey = self.path[0].grey
+        _, channels, height, width = grey.shape
+        recovery = recover_rows(leak, self.expected, (channels, height, width), search)
         return replace(recovery, trace=tuple(trace[:-1]))
 
     def prior(self, n: int, generators: Generators) -> Recovery:
-        """Return where the walk's last step starts, which is also where the prior alone is least."""
-        images = torch.full((n, *self.image_shape), GREY)
+        """Return the picture that the walk starts from where no leak has spoken."""
+        picture = self.path[0].grey if self.learned is None else self.learned[0](self.learned[1])
+        images = picture.expand(n, -1, -1, -1).clone()
         return Recovery(Images(images), (Status("stopped", "no leak"),) * n, torch.zeros(n).long())
 
     def save(self, path: Path) -> None:
         """Write the configuration."""
-        path.write_text(json.dumps(asdict(self.attack)), encoding="utf-8")
+        path.write_text(json.dumps({**asdict(self.attack), "seed": self.seed}), encoding="utf-8")
+
+    @torch.no_grad()
+    def _guesses(self, features: Float[Tensor, "b ..."]) -> list[Tensor | None]:
+        """Return for each segment what the decoded picture gives it to start from."""
+        if self.learned is None:
+            return [None] * len(self.path)
+        given: list[Tensor | None] = []
+        x = self.learned[0](features)
+        for step in self.path:
+            given.append(x)
+            x = step.segment.module(x)
+        return given
 
 
 class _Walk:
@@ -145,9 +181,9 @@ class _Walk:
         self.failures: dict[int, str] = {}
         self.unruled: list[str] = []
 
-    def back(self, step: Step) -> None:
-        """Take the rows from what a segment gave to what it was given."""
-        start, spent = self._start(step)
+    def back(self, step: Step, guess: Float[Tensor, "b ..."] | None) -> None:
+        """Take the rows from what a segment gave to what it was given; `guess` is where to start, if that is known."""
+        start, spent = self._start(step) if guess is None else (guess, 1)
         inverse = self._inverse(step)
         found = torch.full_like(start, float("nan"))
         identified = self.exact & (not step.loses)
@@ -229,6 +265,10 @@ class _Walk:
     def _distance(self, step: Step, x: Tensor) -> Float[Tensor, "b"]:
         distance: Tensor = (step.segment.module(x) - self.features).flatten(1).norm(dim=1)
         return distance
+
+
+def _device(prefix: Prefix) -> torch.device:
+    return next((weight.device for weight in prefix.parameters()), torch.device("cpu"))
 
 
 def _scattered(found: Tensor, rows: Sequence[int], total: int) -> Tensor:
