@@ -11,6 +11,9 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 # They are to run anywhere, so they fetch nothing: neither from a hub nor, as seepage's own weights come, through pip.
 os.environ.update(HF_HUB_OFFLINE="1", PIP_NO_INDEX="1")
+# A page is no terminal, whatever the kernel says of colours.
+os.environ["TTY_COMPATIBLE"] = "0"
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
 
 from seepage import __version__
 
@@ -29,7 +32,6 @@ nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
-nb_merge_streams = True
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

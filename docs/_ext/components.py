@@ -1,4 +1,4 @@
-"""`{components} KIND`: the registered components of a kind, written at build time from the registry."""
+"""`{components} KIND`: what is built in, written at build time from the code."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from seepage import registry, victims
+from seepage.thresholds import RECOGNISABLE, RECOGNISABLE_SMALL
 
 
 class Components(SphinxDirective):
-    """A table of the attacks, metrics, dataset or victim sources that are built in."""
+    """A table of what is built in: attacks, metrics, data sets, victim sources, thresholds."""
 
     required_arguments = 1
 
@@ -61,7 +62,21 @@ def _victims() -> str:
     return _table(["source", "what", "names", "for example"], rows)
 
 
-_WRITTEN = {"attacks": _attacks, "metrics": _metrics, "datasets": _datasets, "victims": _victims}
+def _thresholds() -> str:
+    rows = [
+        [f"`{item.metric}`", f"{item.value:.3f}", f"{item.low:.3f} to {item.high:.3f}", pictures]
+        for item, pictures in ((RECOGNISABLE, "161 px and more"), (RECOGNISABLE_SMALL, "smaller"))
+    ]
+    return _table(["metric", "recognisable from", "95 % interval", "pictures of"], rows)
+
+
+_WRITTEN = {
+    "attacks": _attacks,
+    "metrics": _metrics,
+    "datasets": _datasets,
+    "victims": _victims,
+    "thresholds": _thresholds,
+}
 
 
 def _about(component: Any) -> str:
