@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -27,6 +28,11 @@ def white_box(knowledge: Knowledge, name: str) -> Prefix:
 def leak_shape(prefix: Prefix) -> Shape:
     """Return the shape of one row of the prefix's leak."""
     return prefix.segments[-1].out_shape
+
+
+def determined(prefix: Prefix) -> bool:
+    """Return whether a leak has at least as many numbers as a picture: below that, many pictures explain it."""
+    return math.prod(leak_shape(prefix)) >= math.prod(prefix.segments[0].in_shape)
 
 
 def sound_rows(features: Float[Tensor, "b ..."], expected: Shape) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from ..types import (
     Recovery,
     Status,
 )
-from .inversion import GREY, ended, leak_shape, recover_rows, scaled, sizes, white_box
+from .inversion import GREY, determined, ended, leak_shape, recover_rows, scaled, sizes, white_box
 
 
 @register("attack", "joint")
@@ -39,7 +38,7 @@ class Joint:
     1. A start: `start=ridge` decodes patches of features by a ridge regression fitted on `pictures` synthetic
        dead-leaves pictures (auxiliary: synthetic); `start=grey` needs nothing.
     2. `steps` of Adam at rate `lr` with total variation, its weight falling geometrically from `tv` to `tv_end`. Where
-       the leak has fewer numbers than the picture, many pictures explain it, and the weight stays at `tv`.
+       the leak has fewer numbers than the picture, many pictures explain it, and the weight stays at `open_tv`.
     3. `newton` steps of Levenberg-Marquardt without a prior, each of at most `inner` products with J^T J, where the
        leak has at least as many numbers as the picture.
 
@@ -53,6 +52,7 @@ class Joint:
     lr: float = 0.02
     tv: float = 3e-3
     tv_end: float = 1e-6
+    open_tv: float = 20.0
     newton: int = 8
     inner: int = 60
     tolerance: float = 1e-3
@@ -128,22 +128,17 @@ class JointRecoverer(Recoverer):
         self.decoder = decoder
         self.mean = mean
 
-    @property
-    def determined(self) -> bool:
-        """Whether the leak has at least as many numbers as the picture."""
-        return math.prod(leak_shape(self.prefix)) >= math.prod(self.image_shape)
-
     def recover(self, leak: Leak, generators: Generators) -> Recovery:
         """Search for each row's picture."""
 
         def search(features: Tensor, rows: Sequence[int]) -> tuple[Tensor, Sequence[Status], Tensor]:
             attack, z = self.attack, (features, sizes(features))
             residual = scaled(self.prefix)
-            last = attack.tv_end if self.determined else attack.tv
-            adam = Adam(attack.steps, attack.lr, penalty_start=attack.tv, penalty_end=last)
+            first, last = (attack.tv, attack.tv_end) if determined(self.prefix) else (attack.open_tv, attack.open_tv)
+            adam = Adam(attack.steps, attack.lr, penalty_start=first, penalty_end=last)
             found = adam.solve(residual, self._start(features), z, penalty=total_variation, lower=0.0, upper=1.0)
             passes = found.passes
-            if self.determined and attack.newton:
+            if attack.newton and determined(self.prefix):
                 newton = LevenbergMarquardt(attack.newton, attack.inner)
                 found = newton.solve(residual, _images(found.x), z, lower=0.0, upper=1.0)
                 passes = passes + found.passes

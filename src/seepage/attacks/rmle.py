@@ -27,7 +27,7 @@ from ..types import (
     Recovery,
     Status,
 )
-from .inversion import GREY, ended, leak_shape, recover_rows, scaled, sizes, white_box
+from .inversion import GREY, determined, ended, leak_shape, recover_rows, scaled, sizes, white_box
 
 
 @register("attack", "rmle")
@@ -36,16 +36,19 @@ class RMLE:
     """Descend on |prefix(x) - leak|^2 / |leak|^2 + tv TV(x) + norm mean((2x - 1)^6), x in [0, 1], from grey.
 
     Mahendran & Vedaldi (CVPR 2015), He et al. (ACSAC 2019). Adam with a rate `lr` that decays along a cosine; the
-    weight of both priors falls geometrically to `fade` of itself. The data term is relative to the leak's energy, so
-    one setting serves every layer. White-box; no auxiliary pictures. A row has converged at a relative residual of at
-    most `tolerance`. A step is one pass.
+    weight of both priors falls geometrically to `fade` of itself. Where the leak has fewer numbers than the picture,
+    many pictures explain it, and `open_tv` and `open_fade` take their place. The data term is relative to the leak's
+    energy, so one setting serves every layer. White-box; no auxiliary pictures. A row has converged at a relative
+    residual of at most `tolerance`. A step is one pass.
     """
 
     steps: int = 800
     lr: float = 0.05
-    tv: float = 0.1
-    norm: float = 1e-4
+    tv: float = 1.0
     fade: float = 1e-3
+    open_tv: float = 30.0
+    open_fade: float = 1e-2
+    norm: float = 1e-4
     noise: float = 0.01
     tolerance: float = 1e-3
 
@@ -126,7 +129,8 @@ class RMLERecoverer(Recoverer):
 
     def _adam(self) -> Adam:
         attack = self.attack
-        return Adam(attack.steps, attack.lr, penalty_start=1.0, penalty_end=attack.fade, tolerance=0.0)
+        fade = attack.fade if determined(self.prefix) else attack.open_fade
+        return Adam(attack.steps, attack.lr, penalty_start=1.0, penalty_end=fade)
 
     def _start(self, generators: Generators) -> Tensor:
         noise = [torch.randn(self.image_shape, generator=generator) for generator in generators]
@@ -134,4 +138,5 @@ class RMLERecoverer(Recoverer):
 
     def _prior(self, x: Tensor) -> Tensor:
         spread = (2 * x - 1).pow(6).flatten(1).mean(1)
-        return self.attack.tv * total_variation(x) + self.attack.norm * spread
+        tv = self.attack.tv if determined(self.prefix) else self.attack.open_tv
+        return tv * total_variation(x) + self.attack.norm * spread
