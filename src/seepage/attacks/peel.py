@@ -29,7 +29,7 @@ from ..types import (
     Shape,
     Status,
 )
-from .inversion import GREY, leak_shape, recover_rows, white_box
+from .inversion import GREY, ended, leak_shape, recover_rows, sizes, white_box
 
 _EXACT_WIRES = ("fp32", "fp16")
 
@@ -138,7 +138,9 @@ class PeelRecoverer(Recoverer):
             for step, guess in zip(reversed(self.path), reversed(self._guesses(features)), strict=True):
                 walk.back(step, guess)
                 trace.append(_scattered(walk.features, rows, len(leak)))
-            return walk.pictures(), walk.ended(), walk.passes(len(self.path))
+            pictures = walk.pictures()
+            residual = self._forward(pictures)[-1].sub(features).flatten(1).norm(dim=1) / sizes(features)[:, 0]
+            return pictures, walk.ended(residual), walk.passes()
 
         grey = self.path[0].grey
         _, channels, height, width = grey.shape
@@ -155,16 +157,18 @@ class PeelRecoverer(Recoverer):
         """Write the configuration."""
         path.write_text(json.dumps({**asdict(self.attack), "seed": self.seed}), encoding="utf-8")
 
-    @torch.no_grad()
-    def _guesses(self, features: Float[Tensor, "b ..."]) -> list[Tensor | None]:
+    def _guesses(self, features: Float[Tensor, "b ..."]) -> Sequence[Tensor | None]:
         """Return for each segment what the decoded picture gives it to start from."""
         if self.learned is None:
             return [None] * len(self.path)
-        given: list[Tensor | None] = []
-        x = self.learned[0](features)
+        return self._forward(self.learned[0](features))[:-1]
+
+    @torch.no_grad()
+    def _forward(self, pictures: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """Return pictures and what each segment makes of them."""
+        given = [pictures]
         for step in self.path:
-            given.append(x)
-            x = step.segment.module(x)
+            given.append(step.segment.module(given[-1]))
         return given
 
 
@@ -178,12 +182,16 @@ class _Walk:
         self.exact: Bool[Tensor, "b"] = torch.full((len(features),), exact)
         self.runs: Float[Tensor, "b"] = torch.zeros(len(features))
         self.worst: list[tuple[float, str]] = [(0.0, "")] * len(features)
-        self.failures: dict[int, str] = {}
+        self.failures: dict[int, Status] = {}
+        self.steps = 0
         self.unruled: list[str] = []
 
     def back(self, step: Step, guess: Float[Tensor, "b ..."] | None) -> None:
         """Take the rows from what a segment gave to what it was given; `guess` is where to start, if that is known."""
         start, spent = self._start(step) if guess is None else (guess, 1)
+        # One more run tells how the picture's features differ from the leak's.
+        spent += 1
+        self.steps += 1
         inverse = self._inverse(step)
         found = torch.full_like(start, float("nan"))
         identified = self.exact & (not step.loses)
@@ -194,7 +202,7 @@ class _Walk:
             target = Target(self.features[rows], start[rows], step.lower, step.upper, self._prior(step), alike)
             solved = inverse.invert(step.segment, target, self.attack.passes - spent)
             found[rows] = unknowns(solved)
-            self.runs[rows] += solved.passes + spent
+            self.runs[rows] += solved.passes.cpu() + spent
             for row, residual, status in zip(rows, solved.residual.tolist(), solved.status, strict=True):
                 self._judge(row, residual, status, step.segment.name)
         for row in self.failures:
@@ -204,21 +212,20 @@ class _Walk:
 
     def _judge(self, row: int, residual: float, status: Status, name: str) -> None:
         if status.kind == "failed":
-            self.failures[row] = f"segment {name}: {status.message}"
+            self.failures[row] = Status("failed", f"segment {name}: {status.message}")
             return
         self.exact[row] &= residual <= self.attack.tolerance
         self.worst[row] = max(self.worst[row], (residual, name))
 
-    def ended(self) -> list[Status]:
-        """Return how the walk ended for each row."""
-        fallback = f"; generic solver for {', '.join(self.unruled)}" if self.unruled else ""
+    def ended(self, residual: Float[Tensor, "b"]) -> list[Status]:
+        """Return how the walk ended for each row, `residual` being that of its picture relative to the leak."""
+        solved = [self.failures.get(row, Status("stopped")) for row in range(len(self.worst))]
+        kinds = ", ".join(sorted(set(self.unruled)))
+        generic = f"; generic solver for {len(self.unruled)} of {self.steps} segments ({kinds})" if kinds else ""
         found = []
-        for row, (residual, name) in enumerate(self.worst):
-            if row in self.failures:
-                found.append(Status("failed", self.failures[row]))
-                continue
-            kind: Literal["converged", "stopped"] = "converged" if residual <= self.attack.tolerance else "stopped"
-            found.append(Status(kind, f"largest residual {residual:.2e} of what {name or 'a segment'} gave{fallback}"))
+        for status, (worst, name) in zip(ended(residual, solved, self.attack.tolerance), self.worst, strict=True):
+            detail = f", at worst {worst:.2e} of {name}{generic}"
+            found.append(status if status.kind == "failed" else replace(status, message=status.message + detail))
         return found
 
     def pictures(self) -> Float[Tensor, "b 3 h w"]:
@@ -226,9 +233,9 @@ class _Walk:
         failed = torch.tensor([row in self.failures for row in range(len(self.features))])
         return torch.where(failed.view(-1, 1, 1, 1).to(self.features.device), GREY, self.features)
 
-    def passes(self, segments: int) -> Int[Tensor, "b"]:
+    def passes(self) -> Int[Tensor, "b"]:
         """Return the runs in prefixes: those of all segments over how many these are, rounded up."""
-        return (self.runs / segments).ceil().long()
+        return (self.runs / self.steps).ceil().long()
 
     def _inverse(self, step: Step) -> Inverse:
         kind = step.segment.kind
@@ -236,7 +243,7 @@ class _Walk:
             return Split()
         name, inverse = rule(kind)
         if name == FALLBACK:
-            self.unruled.append(f"{step.segment.name} ({kind or 'no kind'})")
+            self.unruled.append(kind or "no kind")
         return inverse
 
     def _prior(self, step: Step) -> Callable[[Tensor], Tensor] | None:
