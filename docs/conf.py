@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
-# The pages' shell cells call `seepage`, whichever way sphinx was started.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-# They are to run anywhere, so they fetch nothing: neither from a hub nor, as seepage's own weights come, through pip.
-os.environ.update(HF_HUB_OFFLINE="1", PIP_NO_INDEX="1")
+# What the pages' cells run with. They fetch nothing: from no hub, nor through pip, as seepage's own weights come.
 # A page is no terminal, whatever the kernel says of colours.
-os.environ["TTY_COMPATIBLE"] = "0"
-os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    PIP_NO_INDEX="1",
+    PYTHONSTARTUP=str(Path(__file__).parent / "_ext" / "kernel.py"),
+    PYTHONWARNINGS="ignore:IProgress not found",
+    TTY_COMPATIBLE="0",
+)
 
 from seepage import __version__
 
@@ -32,6 +34,7 @@ nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
+nb_render_markdown_format = "myst"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
