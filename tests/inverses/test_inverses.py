@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -65,6 +69,22 @@ def test_a_kind_has_its_own_rule_or_falls_back_by_name():
     assert rule("convnext") == ("generic", Generic())
     assert rule(None) == ("generic", Generic())
     assert registry.spec("inverse", LinearBottleneck()) == "linear-bottleneck:history=8,tolerance=1e-06"
+
+
+def test_the_rule_that_the_page_shows_is_one(monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "peel.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.setattr(registry, "_components", {kind: dict(names) for kind, names in registry._components.items()})
+    module = ModuleType("peel_page")
+    monkeypatch.setitem(sys.modules, "peel_page", module)
+    exec(compile(code, "peel.md", "exec"), module.__dict__)
+    name, inverse = rule("convnext")
+    assert name == "convnext"
+    layer = seeded(nn.Linear(4, 4), 8)
+    x = noise(2, 4)
+    y = layer(x)
+    found = inverse.invert(segment(layer, (4,), "convnext"), Target(y, y), 300)
+    assert relative(found, x).max() < 1e-2
 
 
 @pytest.mark.parametrize("seed", range(5))
