@@ -179,7 +179,7 @@ def test_diagonal_preconditioner_solves_a_badly_scaled_problem_in_fewer_passes()
             damping=1e-10,
             preconditioner=name,
             gradient_tolerance=0.0,
-            tolerance=1e-3,
+            tolerance=1e-5,
         )
         solution = solver.solve(misfit, torch.zeros(3, 20, dtype=torch.float64), (matrix, y))
         passes.append(int(solution.passes.max()))

@@ -58,7 +58,7 @@ class Joint:
     tolerance: float = 1e-3
 
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
-        "quick": {"steps": 60, "newton": 1, "inner": 40},
+        "quick": {"steps": 60, "newton": 3, "inner": 40},
         "standard": {},
         "full": {"steps": 1000, "newton": 24, "inner": 120},
     }

@@ -113,7 +113,7 @@ def _noise(draw: _Draw, height: int, width: int) -> Tensor:
     columns = torch.fft.rfftfreq(width, device=draw.device)
     frequency = torch.hypot(rows[:, None], columns[None]).clamp_min(1 / max(height, width))
     slope = torch.linspace(0.3, 1.3, _NOISE_FIELDS, device=draw.device).view(-1, 1, 1)
-    fields = torch.fft.irfft2(white * frequency.pow(-slope), s=(height, width))
+    fields: Tensor = torch.fft.irfft2(white * frequency.pow(-slope), s=(height, width))
     return fields / fields.square().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-6)
 
 

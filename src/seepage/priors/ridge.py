@@ -79,7 +79,7 @@ class RidgeDecoder:
         grid = self._standardise(self.layout.arrange(features))
         _, rows, columns = self.layout.grid
         pictures = []
-        for one in grid.split(1):
+        for one in torch.split(grid, 1):
             flat = _patches(one, self.patch)[0] @ self.tensors["weight"] + self.tensors["bias"]
             tiles = flat.view(rows, columns, channels, *self.block).permute(2, 0, 3, 1, 4)
             picture = tiles.reshape(1, channels, rows * self.block[0], columns * self.block[1])
@@ -164,8 +164,7 @@ class _Moments:
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add rows of inputs "n d" and outputs "n k"."""
-        parts = (x.T @ x, x.T @ y, x.sum(0), y.sum(0), y.square().sum())
-        parts = tuple(part.double() for part in parts)
+        parts = tuple(part.double() for part in (x.T @ x, x.T @ y, x.sum(0), y.sum(0), y.square().sum()))
         self.sums = tuple(a + b for a, b in zip(self.sums, parts, strict=True)) if self.sums else parts
         self.n += len(x)
 
