@@ -26,8 +26,9 @@ lint: setup  ## style, types and the import graph
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# One thread each: two torch processes of two threads on two cores wait for each other most of the time.
 test: lint  ## lint, then the tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 bench: setup  ## the benchmarks whose figures the documents quote
 	$(BIN)/python benchmarks/first_audit.py
