@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -15,14 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from typer.main import get_command
 
 import seepage
 from seepage import checks, registry, types
 from seepage.audit.run import run_audit
 from seepage.cli import app, run
+from seepage.data import open_leak
 from seepage.types import Attack
+from seepage.wire import decode
 
 DOCS = Path(__file__).parents[2] / "docs"
 EXECUTED = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md") if "{code-cell}" in path.read_text())
@@ -200,3 +205,25 @@ def test_commands_that_pages_show_have_the_options_they_use() -> None:
                 assert {word for word in words if word.startswith("-")} <= known, line
                 shown += 1
     assert shown
+
+
+def test_a_leak_written_by_the_words_of_its_page_is_read(tmp_path: Path) -> None:
+    """Another program, with nothing but the page's tables: numpy, hashlib and safetensors."""
+    keys = re.findall(
+        r"^\| `(\w+)` \| (?:integer|text|list of text)", (DOCS / "concepts/leaks.md").read_text(), re.MULTILINE
+    )
+    assert keys == ["version", "victim", "weights_sha256", "layer", "preprocessing", "wire", "defenses", "ids"]
+    split = seepage.cut(seepage.load("torchvision/resnet18@random", size=32), "relu")
+    digest = hashlib.sha256()
+    for name, tensor in sorted(split.prefix.victim.model.state_dict().items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode() + tensor.numpy().tobytes())
+    features = np.random.default_rng(0).normal(size=(2, 64, 16, 16)).astype(np.float32)
+    scale = np.abs(features).max(axis=(1, 2, 3)) / 127
+    levels = np.rint(features / scale[:, None, None, None]).astype(np.int8)
+    values = [1, split.name, digest.hexdigest(), "relu", split.preprocessing, "int8", [], ["a", "b"]]
+    header = {"seepage-leak": json.dumps(dict(zip(keys, values)))}
+    save_file({"features": levels, "scale": scale}, tmp_path / "leak.safetensors", metadata=header)
+    leak = open_leak(tmp_path / "leak.safetensors", split)
+    assert leak.ids == ("a", "b")
+    received = decode(leak).features.numpy()
+    assert np.abs(received - features).max() <= scale.max() * 0.501

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..inverses import FALLBACK, Inverse, Split, Step, Target, rule, steps, unknowns
 from ..priors import Ridge, RidgeDecoder, total_variation
+from ..priors.ridge import Layout
 from ..registry import register
 from ..types import (
     Access,
@@ -128,13 +129,19 @@ class PeelRecoverer(Recoverer):
         self.path = path
         self.learned = learned
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape of a picture, channels first."""
+        _, channels, height, width = self.path[0].grey.shape
+        return channels, height, width
+
     def recover(self, leak: Leak, generators: Generators) -> Recovery:
         """Walk back from each row of the leak."""
         trace: list[Tensor] = []
         exact = leak.header.wire in _EXACT_WIRES and not leak.header.defenses
 
         def search(features: Tensor, rows: Sequence[int]) -> tuple[Tensor, Sequence[Status], Tensor]:
-            walk = _Walk(self.attack, features, exact, [generators[row] for row in rows])
+            walk = _Walk(self.attack, self.image_shape, features, exact, [generators[row] for row in rows])
             for step, guess in zip(reversed(self.path), reversed(self._guesses(features)), strict=True):
                 walk.back(step, guess)
                 trace.append(_scattered(walk.features, rows, len(leak)))
@@ -142,9 +149,7 @@ class PeelRecoverer(Recoverer):
             residual = self._forward(pictures)[-1].sub(features).flatten(1).norm(dim=1) / sizes(features)[:, 0]
             return pictures, walk.ended(residual), walk.passes()
 
-        grey = self.path[0].grey
-        _, channels, height, width = grey.shape
-        recovery = recover_rows(leak, self.expected, (channels, height, width), search)
+        recovery = recover_rows(leak, self.expected, self.image_shape, search)
         return replace(recovery, trace=tuple(trace[:-1]))
 
     def prior(self, n: int, generators: Generators) -> Recovery:
@@ -175,8 +180,16 @@ class PeelRecoverer(Recoverer):
 class _Walk:
     """Where the rows of one leak stand between two segments. A row that failed is NaN from there on."""
 
-    def __init__(self, attack: Peel, features: Float[Tensor, "b ..."], exact: bool, generators: Generators) -> None:
+    def __init__(
+        self,
+        attack: Peel,
+        image_shape: tuple[int, int, int],
+        features: Float[Tensor, "b ..."],
+        exact: bool,
+        generators: Generators,
+    ) -> None:
         self.attack = attack
+        self.image_shape = image_shape
         self.features = features
         self.generators = generators
         self.exact: Bool[Tensor, "b"] = torch.full((len(features),), exact)
@@ -247,9 +260,10 @@ class _Walk:
         return inverse
 
     def _prior(self, step: Step) -> Callable[[Tensor], Tensor] | None:
-        if len(step.segment.in_shape) != 3:
+        layout = Layout.of(step.segment.in_shape, self.image_shape)
+        if layout.order == "vector":
             return None
-        return lambda x: self.attack.tv * total_variation(x)
+        return lambda x: self.attack.tv * total_variation(layout.arrange(x))
 
     def _start(self, step: Step) -> tuple[Tensor, int]:
         """Return where to look from for a segment's input, and the runs that it took to tell."""

@@ -15,6 +15,7 @@ from .. import registry
 from ..types import Segment, Solution, Status
 
 FALLBACK = "generic"
+_PICTURE = 0.5
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,13 @@ class Target:
         """The norm of each row of features, never zero."""
         norm: Tensor = self.features.flatten(1).norm(dim=1, keepdim=True)
         return norm.clamp_min(torch.finfo(torch.float32).tiny)
+
+    @property
+    def scale(self) -> Float[Tensor, "b ..."]:
+        """The root mean square of each row's start, at most one half: a picture's, and that of a start at zero."""
+        rms: Tensor = self.start.flatten(1).square().mean(1).sqrt()
+        rms = torch.where(rms > 0, rms, _PICTURE).clamp_max(_PICTURE)
+        return rms.view(-1, *[1] * (self.start.ndim - 1))
 
     def rows(self, index: Int[Tensor, "k"]) -> Target:
         """Return the same target for some of its rows."""
