@@ -78,7 +78,7 @@ class Workbench:
     @cached_property
     def layers(self) -> tuple[str, ...]:
         """The cuts to audit, in the order asked for."""
-        return self.request.layers or default_layers(self.victim)
+        return tuple(dict.fromkeys(self.request.layers)) or default_layers(self.victim)
 
     @cached_property
     def _boundaries(self) -> Mapping[str, Layer]:
@@ -279,6 +279,7 @@ class _JudgeFunction:
 
     def __init__(self, judge: Victim) -> None:
         self._victim = judge
+        self._device = next(judge.model.parameters()).device
         self._said: dict[bytes, Tensor] = {}
 
     @torch.no_grad()
@@ -293,7 +294,7 @@ class _JudgeFunction:
         if key not in self._said:
             if len(self._said) >= 256:
                 self._said.clear()
-            self._said[key] = self._victim.model(self._victim.normalise(image[None]))
+            self._said[key] = self._victim.model(self._victim.normalise(image[None].to(self._device))).cpu()
         return self._said[key]
 
 

@@ -97,7 +97,8 @@ def audit(
     if not any(key in values for key in ("victim", "images")):
         values.setdefault("effort", "quick")
     request = Request(**values)
-    fetch_for(request.victim, *(request.judges or (DEFAULT_JUDGE,)))
+    judged = not request.metrics or "agreement" in request.metrics
+    fetch_for(request.victim, *((request.judges or (DEFAULT_JUDGE,)) if judged else ()))
     bench = Workbench(request)
     grid = jobs(bench)
     _check(conditions, bench)

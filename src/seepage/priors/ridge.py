@@ -164,7 +164,8 @@ class _Moments:
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add rows of inputs "n d" and outputs "n k"."""
-        parts = tuple(part.double() for part in (x.T @ x, x.T @ y, x.sum(0), y.sum(0), y.square().sum()))
+        x, y = x.double(), y.double()  # products in float32 leave a covariance that is not definite
+        parts = (x.T @ x, x.T @ y, x.sum(0), y.sum(0), y.square().sum())
         self.sums = tuple(a + b for a, b in zip(self.sums, parts, strict=True)) if self.sums else parts
         self.n += len(x)
 
