@@ -31,7 +31,9 @@ def main() -> None:
         cells = run_audit(Request(effort="quick"), Path(folder))
         seconds = time.perf_counter() - began
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "first_audit.json").write_text(json.dumps(_summary(cells, seconds), indent=2) + "\n")
+    (RESULTS / "first_audit.json").write_text(
+        json.dumps(_summary(cells, seconds), indent=2).replace(str(Path.home()), "~") + "\n"
+    )
     text = _markdown(cells, seconds)
     (RESULTS / "first_audit.md").write_text(text)
     print(text)
