@@ -142,6 +142,19 @@ def test_the_generic_rule_keeps_to_the_bounds():
     assert solution.x.max() == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_a_start_that_is_nearly_right_is_not_lost(size):
+    for share in (1e-8, 1e-3):
+        layer = seeded(nn.Linear(6, 6, bias=False), 9, share)
+        layer.weight.data += torch.eye(6)
+        block = segment(layer, (6,))
+        x = size * noise(3, 6)
+        y = block.module(x)
+        solution = Generic().invert(block, Target(y, y), 60)
+        assert relative(solution, x).max() <= max(0.1 * float(relative(y, x).max()), 2e-6)
+        assert {status.kind for status in solution.status} <= {"converged", "stopped"}
+
+
 def test_what_the_features_leave_open_the_prior_decides():
     block = segment(nn.AvgPool2d(2), (1, 4, 4))
     x = torch.linspace(0, 1, 16).view(1, 1, 4, 4)
