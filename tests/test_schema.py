@@ -41,6 +41,7 @@ GOLDEN = (
     '"spec":{"victim":"zoo/mobilenet_v2","weights_sha256":"b0","layer":"features.1","size":null,"defenses":[],'
     '"wire":"fp32","attack":"joint:steps=3","adapter_sha256":null,"attacker":"none","effort":"standard","sends":1,'
     '"access":"white-box","auxiliary":"synthetic","data":"samples/default","manifest_sha256":"ef","public":null,'
+    '"public_sha256":null,'
     '"gallery":null,"metrics":["psnr"],"judges":{"label":{"name":"zoo/efficientnet_lite0","sha256":"57"}},"seed":0},'
     '"cut":{"index":1,"shape":[16,112,112],"macs_before":10,"macs_after":290},"protection":[],'
     '"environment":{"version":"0.1.0","git":null,"packages":{"torch":"2.15.0"},"device":"cpu"},'

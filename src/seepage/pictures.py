@@ -74,6 +74,18 @@ def read_picture(file: PictureFile) -> Image.Image:
         raise UnreadablePictureError(f"{name} is no readable picture: {' '.join(reason.split())}") from error
 
 
+def picture_size(path: str | Path) -> tuple[int, int] | None:
+    """Return a picture's height and width from its header, as stored; None where it cannot be read."""
+    try:
+        with _quiet, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _require_content(Path(path), "")
+            with Image.open(path, formats=FORMATS) as image:
+                return image.height, image.width
+    except (SeepageError, Image.DecompressionBombError, *_DAMAGE):
+        return None
+
+
 def file_sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal.
 

@@ -45,6 +45,7 @@ class Spec(Record):
     data: str
     manifest_sha256: str
     public: str | None = None
+    public_sha256: str | None = None
     gallery: str | None = None
     metrics: tuple[str, ...] = ()
     judges: dict[str, Judge] = Field(default_factory=dict)
@@ -124,6 +125,13 @@ class Stats(Record):
     corpus: float | None = None
 
 
+class Scale(Record):
+    """How a metric is read: its unit, and which way more leakage lies."""
+
+    unit: str = ""
+    higher_means_more_leakage: bool = True
+
+
 class Bound(Record):
     """A lower bound on any attacker's mean squared error, or the reason there is none."""
 
@@ -163,6 +171,7 @@ class Cell(Record):
     environment: Environment | None = None
     samples: tuple[Sample, ...] = ()
     summary: dict[str, Stats] = Field(default_factory=dict)
+    scales: dict[str, Scale] = Field(default_factory=dict)
     controls: dict[str, dict[str, Stats]] = Field(default_factory=dict)
     ceilings: dict[str, dict[str, Stats]] = Field(default_factory=dict)
     utility: dict[str, float] = Field(default_factory=dict)

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from seepage.data import LeakFileError, check_leak, open_leak, read_features, read_header, read_leak, write_leak
+from seepage.data import (
+    LeakFileError,
+    check_leak,
+    open_leak,
+    read_features,
+    read_header,
+    read_leak,
+    write_leak,
+    writing_leak,
+)
 from seepage.files import OutputError
 from seepage.types import Leak, LeakHeader, Prefix, Segment, SplitModel
 from seepage.wire import FORMATS, decode, encode
@@ -73,6 +82,40 @@ def refused(call: object, *arguments: object, error: type[Exception] = LeakFileE
         call(*arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_rows_written_in_parts_give_the_same_file(tmp_path: Path) -> None:
+    for wire in ("fp32", "fp16", "bf16", "int8"):
+        leak = encode(Leak(torch.randn(7, 3, 5), HEADER, tuple(f"{i}.png" for i in range(7))), wire)
+        write_leak(leak, tmp_path / "whole")
+        with writing_leak(tmp_path / "parts", leak.ids) as writer:
+            for start in (0, 3, 5):
+                writer.append(leak.rows(start, (3, 5, 7)[(0, 3, 5).index(start)]))
+        assert (tmp_path / "whole").read_bytes() == (tmp_path / "parts").read_bytes()
+        with writing_leak(tmp_path / "fewer", ("zero", *leak.ids, "last")) as writer:
+            writer.append(leak)
+        found = read_leak(tmp_path / "fewer")
+        assert found.ids == leak.ids
+        assert found.header == leak.header
+        assert torch.equal(found.features, leak.features)
+
+
+def write_parts(path: Path, *parts: Leak) -> None:
+    with writing_leak(path, 4) as writer:
+        for part in parts:
+            writer.append(part)
+
+
+def test_parts_that_do_not_fit_leave_no_file(tmp_path: Path) -> None:
+    first = Leak(torch.zeros(2, 3), HEADER)
+    bad = torch.zeros(2, 3)
+    bad[1, 0] = torch.nan
+    for second, message in ((torch.zeros(2, 4), "rows from 2 on"), (bad, "row 3 of 4 holds NaN")):
+        with pytest.raises(LeakFileError, match=message):
+            write_parts(tmp_path / "leak", first, Leak(second, HEADER))
+    with pytest.raises(LeakFileError, match="at least one row"):
+        write_parts(tmp_path / "leak")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("wire", FORMATS)

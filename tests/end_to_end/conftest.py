@@ -26,6 +26,7 @@ class Tiny(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(16, 5)
+        self.num_classes = 5
         with torch.no_grad():
             self.mix.weight.copy_(torch.tensor([[0.6, 0.3, 0.1], [0.1, 0.6, 0.3], [0.3, 0.1, 0.6]]).view(3, 3, 1, 1))
 
@@ -44,6 +45,12 @@ def judge():
     return Tiny()
 
 
+def embedder():
+    model = tiny()
+    del model.num_classes
+    return model
+
+
 def poisoned():
     model = tiny()
     with torch.no_grad():
@@ -58,7 +65,8 @@ def overflowing():
     return model
 
 
-tiny.image_shape = judge.image_shape = poisoned.image_shape = overflowing.image_shape = (3, 16, 16)
+for function in (tiny, embedder, judge, poisoned, overflowing):
+    function.image_shape = (3, 16, 16)
 '''
 
 

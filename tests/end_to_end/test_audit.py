@@ -20,6 +20,7 @@ from seepage import registry
 from seepage.audit.request import Request
 from seepage.audit.run import run_audit
 from seepage.audit.workbench import Workbench
+from seepage.metrics import ImageMetric
 from seepage.schema import Cell
 from seepage.store import Store
 from seepage.types import Images, Knowledge, Leak, NotRunError, Recoverer, Recovery, Status
@@ -222,6 +223,97 @@ def test_what_an_attack_lacks_is_a_not_run_line(victim: str, folder: Path, tmp_p
     (cell,) = cells(tmp_path / "o")
     assert (cell.status, cell.message) == ("not_run", "needs a fax machine")
     assert cell.samples == ()
+
+
+def test_weights_that_are_not_finite_fail_their_cells_by_name(
+    victim: str, folder: Path, tmp_path: Path, seepage: Run
+) -> None:
+    name = victim.replace(":tiny", ":poisoned")
+    code, out, err = seepage("audit", name, folder, "--attack", "unmix", "--layer", "wide", "-o", tmp_path / "o")
+    assert code == 3, err
+    assert out.splitlines()[-1].endswith("report.html")
+    (cell,) = cells(tmp_path / "o")
+    assert cell.status == "failed"
+    assert "wide.weight holds 1 NaN or infinite" in cell.message
+    code, _, err = seepage("leak", name, folder, "--layer", "wide", "-o", tmp_path / "leak.safetensors")
+    assert code == 2
+    assert "wide.weight holds 1 NaN or infinite" in err
+    base = ("audit", victim, folder, "--attack", "unmix", "--layer", "mix", "--metric", "agreement")
+    code, _, err = seepage(*base, "--judge", name, "-o", tmp_path / "j")
+    assert code == 2
+    assert "wide.weight holds 1 NaN or infinite" in err
+
+
+def test_pictures_of_another_size_are_said_to_be_resized(
+    victim: str, folder: Path, tmp_path: Path, seepage: Run
+) -> None:
+    base = ("audit", victim, folder, "--attack", "unmix", "--layer", "mix")
+    _, _, err = seepage(*base, "-o", tmp_path / "a")
+    assert "16x16" not in err
+    Image.new("RGB", (40, 20), "teal").save(folder / "wide.png")
+    said = "1 of 7 pictures are not of 16x16 pixels and are prepared as the victim does: resize and crop centrally"
+    _, _, err = seepage(*base, "-o", tmp_path / "b")
+    assert said in err
+    (cell,) = cells(tmp_path / "b")
+    assert said in next(check.message for check in cell.checks if check.name == "resized")
+    _, _, err = seepage("leak", victim, folder, "--layer", "mix", "-o", tmp_path / "leak.safetensors")
+    assert said in err
+
+
+def test_a_gate_on_what_no_cell_measured_is_no_pass(victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:
+    arguments = ("--attack", "unmix:behaviour=refuse", "--layer", "mix", "-o", tmp_path / "o", "--fail-if", "psnr>20")
+    code, out, err = seepage("audit", victim, folder, *arguments)
+    assert code == 2
+    assert "no cell measured psnr: needs a fax machine" in err
+    assert out.splitlines()[-1].endswith("report.html")
+
+
+def test_agreement_of_outputs_that_are_no_scores_is_not_reported(
+    victim: str, folder: Path, tmp_path: Path, seepage: Run
+) -> None:
+    seepage("audit", victim.replace(":tiny", ":embedder"), folder, *SMALL, "-o", tmp_path / "o")
+    (cell,) = cells(tmp_path / "o")
+    assert set(cell.utility) == {"cosine"}
+    assert cell.utility["cosine"] == pytest.approx(1.0)
+
+
+def test_other_public_pictures_are_another_cell(victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:
+    public = tmp_path / "public"
+    public.mkdir()
+    keys = set()
+    for colour in ("red", "blue", "blue"):
+        Image.new("RGB", (16, 16), colour).save(public / "one.png")
+        base = ("audit", victim, folder, "--public", public, "--attack", "unmix", "--layer", "mix")
+        assert seepage(*base, "-o", tmp_path / "o")[0] == 0
+        keys |= set(Store(tmp_path / "o").cells())
+    found = Store(tmp_path / "o").cells().values()
+    assert len(keys) == len(found) == 2
+    means = {cell.controls["mean_picture"]["mse"].mean for cell in found}
+    assert len(means) == 2
+
+
+def test_a_metric_that_a_plug_in_brings_is_shown(victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:
+    @dataclass(frozen=True)
+    class Darkness(ImageMetric):
+        unit: ClassVar[str] = "cd"
+        higher_means_more_leakage: ClassVar[bool] = False
+        perfect: ClassVar[float | None] = None
+
+        def score(self, original, recovered, judge):
+            return float(recovered.mean())
+
+    registry.names("metric")
+    registry.register("metric", "darkness")(Darkness)
+    try:
+        base = ("audit", victim, folder, "--attack", "unmix", "--layer", "mix", "--metric", "darkness")
+        code, out, err = seepage(*base, "-o", tmp_path / "o")
+    finally:
+        del registry._components["metric"]["darkness"]
+    assert code == 0, err
+    (cell,) = cells(tmp_path / "o")
+    assert "darkness cd" in out
+    assert f"{cell.summary['darkness'].mean:.3f} [" in out
+    assert "lower is more leakage" in (tmp_path / "o" / "report.html").read_text()
 
 
 def test_features_that_overflow_fail_by_name(victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:

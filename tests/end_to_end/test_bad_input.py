@@ -34,7 +34,6 @@ Run = Callable[..., tuple[int, str, str]]
         (("VICTIM", "FOLDER", "--spec", "MISSING"), "--spec"),
         (("VICTIM", "FOLDER", "--leak", "FILE"), "--layer"),
         (("VICTIM", "FOLDER", "--nonsense"), "--nonsense"),
-        (("POISONED", "FOLDER"), "NaN"),
     ],
 )
 def test_one_clear_line(
@@ -44,7 +43,6 @@ def test_one_clear_line(
     (tmp_path / "empty" / "notes.txt").write_text("no picture here")
     names = {
         "VICTIM": victim,
-        "POISONED": victim.replace(":tiny", ":poisoned"),
         "FOLDER": str(folder),
         "NOWHERE": str(tmp_path / "nowhere"),
         "EMPTY": str(tmp_path / "empty"),

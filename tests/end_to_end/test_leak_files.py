@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,52 @@ def test_rows_without_ids_must_be_as_many_as_the_pictures(
     assert code == 2
     assert "6 rows" in err
     assert "5 pictures" in err
+
+
+def test_an_unreadable_picture_that_the_client_left_out_is_a_failed_sample(
+    victim: str, folder: Path, tmp_path: Path, seepage: Run
+) -> None:
+    (folder / "2.png").write_text("no picture")
+    for number, options in enumerate(((), ("--redact",))):
+        leak = written(victim, folder, tmp_path / f"{number}.safetensors", seepage, *options)
+        out = tmp_path / str(number)
+        code, _, err = seepage("audit", victim, folder, *QUICK, "--layer", "wide", "--leak", leak, "-o", out)
+        assert code == 0, err
+        (cell,) = Store(out).cells().values()
+        assert [sample.status == "failed" for sample in cell.samples] == [False, False, True, False, False, False]
+        assert "2.png is no picture" in cell.samples[2].message
+        assert all(sample.residual < 0.2 for sample in cell.samples if sample.status != "failed")
+
+
+def test_a_picture_without_a_row_is_a_failed_sample_and_a_foreign_dump_is_refused(
+    victim: str, folder: Path, tmp_path: Path, seepage: Run
+) -> None:
+    leak = written(victim, folder, tmp_path / "leak.safetensors", seepage)
+    Image.new("RGB", (16, 16), "teal").save(folder / "late.png")
+    base = ("audit", victim, folder, *QUICK, "--layer", "wide", "--leak", leak)
+    assert seepage(*base, "-o", tmp_path / "a")[0] == 0
+    (cell,) = Store(tmp_path / "a").cells().values()
+    assert [sample.message for sample in cell.samples if sample.status == "failed"] == [
+        "the stored dump has no row for it"
+    ]
+    for path in folder.iterdir():
+        path.rename(path.with_name(f"other-{path.name}"))
+    code, _, err = seepage(*base, "-o", tmp_path / "b")
+    assert code == 2
+    assert "no row for 'other-0.png'" in err
+    assert not (tmp_path / "b").exists()
+
+
+def test_what_a_dump_says_it_carries_is_in_the_record(victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:
+    leak = api.read_leak(written(victim, folder, tmp_path / "leak.safetensors", seepage))
+    header = dataclasses.replace(leak.header, defenses=("gaussian:sigma=0.0",))
+    api.write_leak(dataclasses.replace(leak, header=header), tmp_path / "defended.safetensors")
+    base = ("audit", victim, folder, *QUICK, "--layer", "wide", "--leak", tmp_path / "defended.safetensors")
+    code, _, err = seepage(*base, "-o", tmp_path / "o")
+    assert code == 0, err
+    (cell,) = Store(tmp_path / "o").cells().values()
+    assert cell.spec.defenses == ("gaussian:sigma=0.0",)
+    assert cell.spec.attacker == "naive"
 
 
 def damaged(path: Path, how: str) -> None:

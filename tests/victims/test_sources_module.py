@@ -142,7 +142,6 @@ def test_a_packages_function_is_a_victim(file: Path, monkeypatch: pytest.MonkeyP
         ("number", "returned a int; expected a torch.nn.Module"),
         ("fails", "raised KeyError: 'no such"),
         ("leaves", "raised SystemExit: 3"),
-        ("poisoned", "weight weight holds 1 NaN or infinite values of 4"),
         ("small", r"image_shape is (3, height, width), got (1, 28, 28)"),
         ("network@v2", "has no weights 'v2'"),
         ("network@missing.pt", "no weights file missing.pt"),

@@ -17,6 +17,7 @@ from torchvision import models
 
 from seepage import registry, victims
 from seepage.types import SeepageError
+from seepage.victims.cut import cut
 from seepage.victims.source import Network, Request
 from seepage.victims.victim import state_sha256
 from seepage.victims.weights import read_state, seeded
@@ -165,12 +166,13 @@ def test_a_mismatch_is_counted_and_its_first_named(resnet: victims.Victim, tmp_p
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused_by_name(resnet: victims.Victim, tmp_path: Path, value: float) -> None:
+def test_weights_that_are_not_finite_cannot_be_cut(resnet: victims.Victim, tmp_path: Path, value: float) -> None:
     state = {name: tensor.clone() for name, tensor in resnet.model.state_dict().items()}
     state["layer2.0.conv1.weight"][0, 0, 0, 0] = value
     save_file(state, tmp_path / "w.safetensors")
+    victim = victims.load(f"{RESNET}@{tmp_path}/w.safetensors")
     with pytest.raises(victims.WeightsError, match=r"layer2\.0\.conv1\.weight holds 1 NaN or infinite"):
-        victims.load(f"{RESNET}@{tmp_path}/w.safetensors")
+        cut(victim, "layer1")
 
 
 class Payload:

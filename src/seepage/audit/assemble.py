@@ -17,9 +17,9 @@ import torch
 from .. import __version__, wire
 from ..checks import check
 from ..data import batches
-from ..schema import Cell, Cost, Environment, Spec, Stats
+from ..schema import Cell, Check, Cost, Environment, Scale, Spec, Stats
 from ..store import SampleLine
-from ..types import SplitModel
+from ..types import Metric, SplitModel
 from .statistics import describe, with_recovery
 from .workbench import Workbench
 
@@ -47,10 +47,14 @@ def record(
         environment=environment(bench.device),
         samples=samples,
         summary=summary,
+        scales={name: _scale(bench.metrics[name]) for name in summary},
         controls=controls,
         utility=utility(bench, split),
         bytes_per_image=_bytes(bench, split),
-        checks=check(samples, summary, pictures=any(line.sample.residual is not None for line in good)),
+        checks=(
+            *check(samples, summary, pictures=any(line.sample.residual is not None for line in good)),
+            *([Check(name="resized", level="info", message=bench.resized)] if bench.resized else []),
+        ),
         cost=Cost(
             fit_seconds=fit_seconds,
             seconds=sum(sample.seconds for sample in samples),
@@ -78,6 +82,10 @@ def _summarise(
     return summary, controls
 
 
+def _scale(metric: Metric) -> Scale:
+    return Scale(unit=metric.unit, higher_means_more_leakage=metric.higher_means_more_leakage)
+
+
 def _control_values(lines: Sequence[SampleLine], metric: str) -> Mapping[str, list[float]]:
     names = dict.fromkeys(name for line in lines for name in line.controls)
     values = {n: [c[n][metric] for c in (line.controls for line in lines) if metric in c.get(n, {})] for n in names}
@@ -87,8 +95,8 @@ def _control_values(lines: Sequence[SampleLine], metric: str) -> Mapping[str, li
 def utility(bench: Workbench, split: SplitModel) -> dict[str, float]:
     """Return what the rightful next stage keeps: its outputs on what was sent, against the uncut, undefended model.
 
-    `agreement` is the share of pictures whose top class stays (for outputs that are class scores), `cosine` the mean
-    cosine between the outputs. Empty for a stored dump whose pictures cannot all be read.
+    `agreement` is the share of pictures whose top class stays (where the outputs are known to be class scores),
+    `cosine` the mean cosine between the outputs.
     """
     return dict(_utility(bench, split))
 
@@ -100,14 +108,16 @@ def _utility(bench: Workbench, split: SplitModel) -> Mapping[str, float]:
     for batch in batches(bench.source, split.load, 16):
         if batch.pictures is None:
             continue
-        images = batch.pictures.images.to(bench.device)
-        stored = bench.stored is not None
-        received = bench.stored_rows(list(batch.indices)) if stored else bench.received(split, images)
+        rows = [row for row, index in enumerate(batch.indices) if bench.at_hand(index)]
+        if not rows:
+            continue
+        images = batch.pictures.images[rows].to(bench.device)
+        received = bench.received_rows(split, [batch.indices[row] for row in rows], images)
         if not torch.isfinite(received.features).all():
             continue
         whole = _first(bench.victim.model(bench.victim.normalise(images))).flatten(1).float()
         kept = split.finish(received).flatten(1).float()
-        if bench.victim.classes is not None or whole.shape[1] > 1:
+        if bench.victim.scores:
             agreements += (whole.argmax(1) == kept.argmax(1)).double().tolist()
         cosines += torch.nn.functional.cosine_similarity(whole, kept).double().tolist()
     found = {"agreement": agreements, "cosine": cosines}

@@ -87,12 +87,15 @@ class CellRun:
         self.advance(done + share)
 
     def _recover(self, group: Sequence[int], recoverer: Recoverer, scorer: Scorer) -> list[SampleLine]:
-        batch = next(iter(data.batches(self.bench.source, self.split.load, len(group), group)))
+        batch = data.load_batch(self.bench.source, group, self.split.load)
         lines = [self._failed(index, message) for index, message in batch.failed.items()]
-        truth, indices = batch.pictures, list(batch.indices)
-        if truth is None:
+        absent = [index for index in batch.indices if not self.bench.at_hand(index)]
+        lines += [self._failed(index, "the stored dump has no row for it") for index in absent]
+        here = [row for row, index in enumerate(batch.indices) if index not in absent]
+        if batch.pictures is None or not here:
             return lines
-        leak = self._leak(truth, indices)
+        truth, indices = take(batch.pictures, here), [batch.indices[row] for row in here]
+        leak = self.bench.received_rows(self.split, indices, truth.images)
         finite = torch.isfinite(leak.features.flatten(1)).all(1).tolist()
         bad = [row for row, fine in enumerate(finite) if not fine]
         message = f"NaN or infinity in the features at {self.split.layer}"
@@ -107,11 +110,6 @@ class CellRun:
         recovery = recoverer.recover(leak, generators)
         seconds = (time.perf_counter() - began) / len(rows)
         return lines + self._lines(indices, truth, leak, recovery, scorer, seconds)
-
-    def _leak(self, truth: Pictures, indices: Sequence[int]) -> Leak:
-        if self.bench.stored is None:
-            return self.bench.received(self.split, truth.images)
-        return self.bench.stored_rows(list(indices))
 
     def _lines(
         self,

@@ -8,10 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from .. import data, pictures, registry, seeding, victims, wire
-from ..data.features import open_leak, read_header, write_leak
+from ..data.features import open_leak, read_header
 from ..files import replacing
 from ..schema import Cost, RecoveredRow, RecoveryRecord
 from ..types import Images, Knowledge, Leak, Recoverer, SplitModel
@@ -33,26 +31,18 @@ def dump(bench: Workbench, path: Path, advance: Callable[[float], None]) -> tupl
         SeepageError: no picture can be read, or the file cannot be written.
     """
     split = bench.split(bench.layers[0])
-    parts: list[Leak] = []
-    ids: list[str] = []
-    failed: list[str] = []
-    for batch in data.batches(bench.source, split.load, _BATCH):
-        failed += batch.failed.values()
-        if batch.pictures is not None:
-            parts.append(bench.sent(split, batch.pictures.images))
-            ids += batch.pictures.ids
-        advance((len(ids) + len(failed)) / len(bench.source))
-    if not parts:
-        raise RequestError(f"no picture of {bench.source.name} can be read: {failed[0]}")
-    scales = [part.header.scale for part in parts]
-    scale = None if scales[0] is None else tuple(value for row in scales if row is not None for value in row)
-    leak = Leak(
-        torch.cat([part.features.cpu() for part in parts]),
-        dataclasses.replace(parts[0].header, scale=scale),
-        None if bench.request.redact else tuple(ids),
-    )
-    write_leak(leak, path)
-    return len(leak), failed
+    bench.require_a_picture()
+    written, failed = 0, list[str]()
+    rows = len(bench.source) if bench.request.redact else [entry.id for entry in bench.source.entries]
+    with data.writing_leak(path, rows) as writer:
+        for batch in data.batches(bench.source, split.load, _BATCH):
+            failed += batch.failed.values()
+            if batch.pictures is not None:
+                sent = bench.sent(split, batch.pictures.images)
+                writer.append(dataclasses.replace(sent, ids=None if bench.request.redact else batch.pictures.ids))
+                written += len(sent)
+            advance((written + len(failed)) / len(bench.source))
+    return written, failed
 
 
 def recover_file(

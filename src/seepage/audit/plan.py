@@ -12,10 +12,12 @@ from .. import registry
 from ..schema import Spec
 from ..store import cell_key
 from ..victims.cut import NonFiniteError
+from ..victims.weights import NonFiniteWeightsError
 from .cell import batch_size
 from .request import RequestError
 from .workbench import Workbench
 
+_POISONED = (NonFiniteError, NonFiniteWeightsError)
 _PICTURE_BYTES = 1.2  # PNG bytes a pixel of a photograph
 
 
@@ -45,9 +47,10 @@ def jobs(bench: Workbench) -> tuple[Job, ...]:
     for layer in bench.layers:
         try:
             bench.cut(layer)
-        except NonFiniteError:
+        except _POISONED:
             continue  # each of its cells will fail with this reason; the other layers can be audited
     bench.require_a_picture()
+    bench.require_rows()
     for text in request.defenses:
         registry.build("defense", text)
         raise RequestError(f"--defense {text}: this version runs undefended cells alone")
@@ -60,14 +63,17 @@ def jobs(bench: Workbench) -> tuple[Job, ...]:
                 weights_sha256=bench.victim.weights_sha256,
                 layer=layer,
                 size=request.size,
+                defenses=bench.carried,
                 wire=bench.wire,
                 attack=text,
+                attacker="naive" if bench.carried else "none",
                 effort=request.effort,
                 access=attack.access,
                 auxiliary=attack.auxiliary,
                 data=bench.source.name,
                 manifest_sha256=bench.manifest,
                 public=request.public,
+                public_sha256=None if bench.public is None else bench.public.manifest_sha256(),
                 metrics=tuple(bench.metrics),
                 judges=bench.judges,
                 seed=request.seed,
@@ -92,7 +98,7 @@ def _pass_seconds(bench: Workbench, layer: str) -> float:
     """Time one forward and backward pass through the prefix, a picture."""
     try:
         split = bench.split(layer)
-    except NonFiniteError:
+    except _POISONED:
         return 0.0
     size = min(len(bench.source), batch_size(split.image_shape, bench.device))
     images = torch.full((size, *split.image_shape), 0.5, device=bench.device, requires_grad=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 
@@ -19,6 +19,7 @@ from ..types import Attack, Examples, Images, Knowledge, Leak, Metric, PictureFi
 from ..victims.cut import cut
 from ..victims.layers import Layer, default_layers, layers
 from ..victims.victim import Victim
+from ..victims.weights import check_finite
 from .public import examples
 from .request import DEFAULT_JUDGE, PICTURE_METRICS, Request, RequestError
 
@@ -141,6 +142,7 @@ class Workbench:
             if named:
                 raise
             return str(error)
+        check_finite(judge.model, judge.name)
         if judge.weights_sha256 == self.victim.weights_sha256:
             same = f"the judge {judge.name} has the victim's own weights; name another model with --judge"
             if named:
@@ -198,6 +200,19 @@ class Workbench:
             raise RequestError(f"--public {self.request.public}: no picture of it can be read")
         return total / count
 
+    @cached_property
+    def resized(self) -> str:
+        """A sentence on the pictures that are not of the victim's input size; empty where all are."""
+        sizes = [pictures.picture_size(entry.path) for entry in self.source.entries]
+        height, width = self.victim.image_shape[1:]
+        count = sum(size not in (None, (height, width)) for size in sizes)
+        if count == 0:
+            return ""
+        return (
+            f"{count} of {len(sizes)} pictures are not of {height}x{width} pixels and are prepared as the victim does: "
+            f"{self.victim.preprocessing}"
+        )
+
     def victim_load(self, file: PictureFile) -> Tensor:
         """Read a picture as the victim does, whatever the cut."""
         return self.victim.picture(pictures.read_picture(file))
@@ -233,20 +248,63 @@ class Workbench:
 
     @cached_property
     def stored(self) -> Leak | None:
-        """The stored dump under audit, its rows in the order of the pictures."""
+        """The stored dump under audit, as it lies in its file."""
         if self.request.leak is None:
             return None
-        leak = open_leak(self.request.leak, self.split(self.layers[0]))
-        return _in_order(leak, [entry.id for entry in self.source.entries], self.request.leak)
+        return open_leak(self.request.leak, self.split(self.layers[0]))
 
-    def stored_rows(self, rows: list[int]) -> Leak:
-        """Some rows of the stored dump, as their reader sees them, on the device."""
+    @cached_property
+    def _row_of(self) -> Mapping[int, int]:
+        """The dump's row of each picture that it has one of: by its ids, else in order.
+
+        Raises:
+            RequestError: the dump has no row of any picture, or has no ids and another number of rows.
+        """
         if self.stored is None:
-            raise RuntimeError("no stored dump is under audit")
+            return {}
+        ids, path = self.stored.ids, self.request.leak
+        if ids is not None:
+            rows = {name: row for row, name in enumerate(ids)}
+            found = {i: rows[entry.id] for i, entry in enumerate(self.source.entries) if entry.id in rows}
+            if not found:
+                first = self.source.entries[0].id
+                raise RequestError(f"--leak {path} has no row for {first!r}; it names {len(rows)}, e.g. {ids[0]!r}")
+            return found
+        count, pictures = len(self.stored), len(self.source)
+        if count == pictures:
+            return {index: index for index in range(count)}
+        # A client that leaves names out leaves unreadable pictures out too.
+        readable = [i for batch in data.batches(self.source, self.victim_load, 1) for i in batch.indices]
+        if count != len(readable):
+            raise RequestError(f"--leak {path} has {count} rows without ids, but there are {pictures} pictures")
+        return {index: row for row, index in enumerate(readable)}
+
+    def require_rows(self) -> None:
+        """Refuse a stored dump that is not of these pictures.
+
+        Raises:
+            RequestError: as `_row_of` does.
+        """
+        _ = self._row_of
+
+    def at_hand(self, index: int) -> bool:
+        """Return whether there is a leak of the picture at `index`: of every one, unless a dump lacks its row."""
+        return self.stored is None or index in self._row_of
+
+    def received_rows(self, split: SplitModel, indices: Sequence[int], images: Tensor) -> Leak:
+        """What whoever holds the leak of these pictures reads: of a stored dump its rows, on the device."""
+        if self.stored is None:
+            return self.received(split, images)
+        rows = [self._row_of[index] for index in indices]
         scale = self.stored.header.scale
         header = replace(self.stored.header, scale=None if scale is None else tuple(scale[row] for row in rows))
         features = self.stored.features[rows].to(self.device)
-        return wire.decode(Leak(features, header, tuple(self.source.entries[row].id for row in rows)))
+        return wire.decode(Leak(features, header, tuple(self.source.entries[index].id for index in indices)))
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """The defenses that the stored dump says it carries."""
+        return () if self.stored is None else self.stored.header.defenses
 
     @property
     def wire(self) -> str:
@@ -301,19 +359,3 @@ class _JudgeFunction:
 @lru_cache(maxsize=8)
 def _split(bench: Workbench, layer: str) -> SplitModel:
     return cut(bench.victim, layer)
-
-
-def _in_order(leak: Leak, ids: list[str], path: str) -> Leak:
-    """Bring a dump's rows into the order of the pictures: by its ids, else row by row."""
-    if leak.ids is None:
-        if len(leak) != len(ids):
-            raise RequestError(f"--leak {path} has {len(leak)} rows without ids, but there are {len(ids)} pictures")
-        return leak
-    rows = {name: row for row, name in enumerate(leak.ids)}
-    missing = [name for name in ids if name not in rows]
-    if missing:
-        raise RequestError(f"--leak {path} has no row for {missing[0]!r}; it names {len(rows)}, e.g. {leak.ids[0]!r}")
-    order = [rows[name] for name in ids]
-    scale = leak.header.scale
-    header = replace(leak.header, scale=None if scale is None else tuple(scale[row] for row in order))
-    return Leak(leak.features[order], header, tuple(ids))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..schema import Cell, Stats
-from .console import bar, note, say, table
+from .console import bar, complain, note, say, table
 from .fetching import fetch_for
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ def audit(
     bench = Workbench(request)
     grid = jobs(bench)
     _check(conditions, bench)
+    if bench.resized:
+        note(bench.resized)
     expected = forecast(bench, grid)
     if dry_run:
         _print_forecast(grid, expected)
@@ -116,6 +118,9 @@ def audit(
     say(str(path))
     if any(cell.status == "failed" for cell in cells):
         return 3
+    if unseen := _unseen(conditions, cells):
+        complain(unseen)
+        return 2
     return 1 if held else 0
 
 
@@ -222,6 +227,15 @@ def _check(conditions: Sequence[_Condition], bench: Workbench) -> None:
         if condition.metric in bench.unavailable:
             reason = bench.unavailable[condition.metric]
             raise RequestError(f"--fail-if {condition.text!r}: {condition.metric} cannot be had: {reason}")
+
+
+def _unseen(conditions: Sequence[_Condition], cells: Sequence[Cell]) -> str:
+    """Return why a gate says nothing: a metric that no cell could measure is no pass."""
+    for condition in conditions:
+        if not any(condition.metric in cell.summary for cell in cells):
+            reason = next((cell.message for cell in cells if cell.message), "no attack here gives what it reads")
+            return f"--fail-if {condition.text!r}: no cell measured {condition.metric}: {reason}"
+    return ""
 
 
 def _held(conditions: Sequence[_Condition], cells: Sequence[Cell]) -> list[str]:

@@ -37,9 +37,12 @@ def leak(
 
     fetch_for(victim)
     request = Request(victim, images, layers=(layer,), wire=wire, size=size, limit=limit, device=device, redact=redact)
+    bench = Workbench(request)
+    if bench.resized:
+        note(bench.resized)
     with bar() as shown:
         task = shown.add_task("leaking", total=1.0)
-        written, failed = dump(Workbench(request), output, lambda done: shown.update(task, completed=done))
+        written, failed = dump(bench, output, lambda done: shown.update(task, completed=done))
     for message in failed:
         note(f"seepage: left out: {message}")
     note(f"{written} rows")

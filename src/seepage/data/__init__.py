@@ -9,10 +9,11 @@ from pathlib import Path
 
 from .. import registry
 from ..types import SeepageError
-from .features import LeakFileError, check_leak, open_leak, read_features, read_header, read_leak, write_leak
+from .features import LeakFileError, check_leak, open_leak, read_features, read_header, read_leak
 from .folder import open_file, open_folder
 from .samples import samples
 from .source import Batch, Entry, PictureSource, batches, load_batch
+from .writing import write_leak, writing_leak
 
 __all__ = [
     "Batch",
@@ -28,6 +29,7 @@ __all__ = [
     "read_header",
     "read_leak",
     "write_leak",
+    "writing_leak",
 ]
 
 

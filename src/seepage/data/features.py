@@ -16,18 +16,17 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files import OutputError, printable, replacing
+from ..files import printable
 from ..types import Leak, LeakHeader, SeepageError, Shape, SplitModel
 from ..wire import DTYPES
 
 VERSION = 1
 # One key for all: safetensors keeps several in no fixed order, and the same leak is to give the same bytes.
-_KEY = "seepage-leak"
-_FEATURES = "features"
-_SCALE = "scale"
+KEY = "seepage-leak"
+FEATURES = "features"
+SCALE = "scale"
 _ROWS_AT_ONCE = 64
 _NO_NUMPY = (ValueError, OSError, EOFError, OverflowError, SyntaxError, TypeError, tokenize.TokenError, RecursionError)
 _NUMPY = b"\x93NUMPY"
@@ -49,35 +48,6 @@ class _Fields(BaseModel):
     wire: Literal["fp32", "fp16", "bf16", "int8"]
     defenses: tuple[str, ...] = ()
     ids: tuple[str, ...] | None = None
-
-
-def write_leak(leak: Leak, path: str | Path) -> None:
-    """Write a leak as safetensors: the features in their wire format, int8's scales, and the header as JSON.
-
-    Raises:
-        LeakFileError: features and header do not fit each other, or a feature is not finite.
-        OutputError: the file cannot be written; nothing is left half-written.
-    """
-    _require_sound(leak, f"cannot write {printable(path)}: ")
-    header = leak.header
-    fields = _Fields(
-        version=VERSION,
-        victim=header.victim,
-        weights_sha256=header.weights_sha256,
-        layer=header.layer,
-        preprocessing=header.preprocessing,
-        wire=header.wire,  # type: ignore[arg-type]  # _require_sound has checked it
-        defenses=header.defenses,
-        ids=leak.ids,
-    )
-    tensors = {_FEATURES: leak.features.detach().cpu().contiguous()}
-    if header.scale is not None:
-        tensors[_SCALE] = torch.tensor(header.scale, dtype=torch.float32)
-    with replacing(path) as part:
-        try:
-            save_file(tensors, part, metadata={_KEY: fields.model_dump_json()})
-        except SafetensorError as error:
-            raise OutputError(f"cannot write {printable(path)}: {error}") from error
 
 
 def read_header(path: str | Path) -> LeakHeader | None:
@@ -106,12 +76,12 @@ def read_leak(path: str | Path) -> Leak:
         if fields is None:
             raise LeakFileError(_headless(path))
         names = set(file.keys())
-        if _FEATURES not in names:
-            raise LeakFileError(f"{printable(path)} holds no tensor {_FEATURES!r}, only: {', '.join(sorted(names))}")
-        features = file.get_tensor(_FEATURES)
-        scale = tuple(file.get_tensor(_SCALE).float().flatten().tolist()) if _SCALE in names else None
+        if FEATURES not in names:
+            raise LeakFileError(f"{printable(path)} holds no tensor {FEATURES!r}, only: {', '.join(sorted(names))}")
+        features = file.get_tensor(FEATURES)
+        scale = tuple(file.get_tensor(SCALE).float().flatten().tolist()) if SCALE in names else None
     leak = Leak(features, _header(fields, scale), fields.ids)
-    _require_sound(leak, f"{printable(path)}: ")
+    require_sound(leak, f"{printable(path)}: ")
     return leak
 
 
@@ -165,7 +135,7 @@ def read_features(path: str | Path, split: SplitModel) -> Leak:
         )
     header = LeakHeader(split.name, split.weights_sha256, split.layer, split.preprocessing, wires[features.dtype])
     leak = Leak(features, header)
-    _require_sound(leak, f"{printable(path)}: ")
+    require_sound(leak, f"{printable(path)}: ")
     return leak
 
 
@@ -187,8 +157,28 @@ def leak_shape(split: SplitModel) -> Shape:
     return tuple(split.leak(torch.zeros(1, *split.image_shape)).features.shape[1:])
 
 
-def _require_sound(leak: Leak, where: str) -> None:
-    """Features and header must fit each other, and every value be finite."""
+def header_json(header: LeakHeader, ids: tuple[str, ...] | None) -> str:
+    """Return what a leak file says of itself beside its tensors."""
+    return _Fields(
+        version=VERSION,
+        victim=header.victim,
+        weights_sha256=header.weights_sha256,
+        layer=header.layer,
+        preprocessing=header.preprocessing,
+        wire=header.wire,  # type: ignore[arg-type]  # require_sound has checked it
+        defenses=header.defenses,
+        ids=ids,
+    ).model_dump_json()
+
+
+def require_sound(leak: Leak, where: str, first: int = 0) -> None:
+    """Refuse features and header that do not fit each other, or a value that is not finite.
+
+    `where` begins the message, `first` is the number of the first row.
+
+    Raises:
+        LeakFileError: what does not fit, by name.
+    """
     features, header = leak.features, leak.header
     rows = features.shape[0] if features.ndim else 0
     if features.ndim < 2 or features.numel() == 0:
@@ -208,7 +198,7 @@ def _require_sound(leak: Leak, where: str) -> None:
     bad = _first_bad_row(features)
     if bad is not None:
         name = f" ({leak.ids[bad]})" if leak.ids is not None else ""
-        raise LeakFileError(f"{where}row {bad}{name} of {rows} holds NaN or infinite features")
+        raise LeakFileError(f"{where}row {first + bad}{name} of {first + rows} holds NaN or infinite features")
 
 
 def _first_bad_row(features: Tensor) -> int | None:
@@ -250,7 +240,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
 
 
 def _fields(file: Any, path: str | Path) -> _Fields | None:
-    text = (file.metadata() or {}).get(_KEY)
+    text = (file.metadata() or {}).get(KEY)
     if text is None:
         return None
     try:
@@ -288,10 +278,10 @@ def _headless(path: str | Path) -> str:
 def _bare_tensor(path: str | Path) -> Tensor:
     with _opened(path) as file:
         names = sorted(file.keys())
-        name = names[0] if len(names) == 1 else _FEATURES
+        name = names[0] if len(names) == 1 else FEATURES
         if name not in names:
             found = f"tensors {', '.join(names)}" if names else "no tensor"
-            raise LeakFileError(f"{printable(path)} holds {found}; store one, or call one {_FEATURES!r}")
+            raise LeakFileError(f"{printable(path)} holds {found}; store one, or call one {FEATURES!r}")
         tensor: Tensor = file.get_tensor(name)
     return tensor
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..schema import Stats
+from ..schema import Cell, Scale, Stats
 from . import text
 
 
@@ -110,9 +110,12 @@ LIMITS = (
 )
 
 
-def measure(key: str) -> Measure:
-    """Return how a metric is written; one that a plug-in brought is written by its key."""
-    return _BY_KEY.get(key) or Measure(key, key, "defined by the component that brought it")
+def measure(key: str, cells: Iterable[Cell] = ()) -> Measure:
+    """Return how a metric is written; one that a plug-in brought by its key, in the unit that the cells record."""
+    if key in _BY_KEY:
+        return _BY_KEY[key]
+    scale = next((cell.scales[key] for cell in cells if key in cell.scales), Scale())
+    return Measure(key, key, "defined by the component that brought it", scale.unit, scale.higher_means_more_leakage)
 
 
 def ordered(keys: set[str]) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def method(cells: Sequence[Cell]) -> Method:
             (control_name(name), CONTROLS.get(name, "defined by the component that brought it"))
             for name in sorted({name for cell in cells for name in cell.controls})
         ),
-        tuple(measure(key) for key in ordered({key for cell in cells for key in cell.summary})),
+        tuple(measure(key, cells) for key in ordered({key for cell in cells for key in cell.summary})),
         tuple(sorted({(measure(key).label, why) for cell in cells for key, why in cell.unavailable.items()})),
     )
 

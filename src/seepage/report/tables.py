@@ -24,6 +24,8 @@ STATISTICS: tuple[tuple[str, str], ...] = (
     ("recovery", "Recovery"),
 )
 
+_TERSE = ("psnr", "ssim", "agreement")
+
 Sort = float | int | str | None
 
 
@@ -70,7 +72,7 @@ def table(judged: Sequence[Verdict]) -> Table:
     best = {layer.best.key for verdict in judged for layer in verdict.layers if layer.best is not None}
     names = {cell.key: verdict.attack(cell) for verdict in judged for cell in verdict.cells}
     depth = {layer.layer: layer.cut.index for verdict in judged for layer in verdict.layers if layer.cut is not None}
-    metrics = [_metric_column(measure(key)) for key in ordered({key for cell in cells for key in cell.summary})]
+    metrics = [_metric_column(measure(key, cells)) for key in ordered({key for cell in cells for key in cell.summary})]
     columns: tuple[Column, ...] = (
         Column("Layer", lambda cell: _one(cell.spec.layer, depth.get(cell.spec.layer)), False, "sorted by depth"),
         Column(
@@ -101,9 +103,15 @@ def table(judged: Sequence[Verdict]) -> Table:
 def rows(cells: Sequence[Cell]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Return what a terminal shows of an audit: the names of the columns and one row a cell.
 
-    The strongest attack of a layer carries a star. Names come first and as two columns, then numbers.
+    The strongest attack of a layer carries a star. Names come first and as two columns, then numbers: the metrics that
+    decide, or where none of them was measured, those that were.
     """
-    columns = ("layer", "attack", "PSNR dB [95 %]", "SSIM", "agreement", "recovery", "seconds")
+    present = {key for cell in cells for key in cell.summary}
+    keys = [key for key in _TERSE if key in present] or list(ordered(present))
+    scales = [measure(key, cells) for key in keys]
+    titles = [f"{scale.label} {scale.unit}".strip() for scale in scales]
+    if titles:
+        titles[0] += " [95 %]"
     judged = verdicts(cells)
     shown = []
     for verdict in judged:
@@ -113,8 +121,8 @@ def rows(cells: Sequence[Cell]) -> tuple[tuple[str, ...], tuple[tuple[str, ...],
                 name = _starred(verdict.attacker(cell), cell is layer.best)
                 name = name if cell.status == "done" else f"{name}: {_status(cell)}"
                 place = f"{layer.layer} [{where}]" if where else layer.layer
-                shown.append((text.plain(place), text.plain(name), *_terse(cell)))
-    return columns, tuple(shown)
+                shown.append((text.plain(place), text.plain(name), *_terse(cell, scales)))
+    return ("layer", "attack", *titles, "recovery", "seconds"), tuple(shown)
 
 
 def to_csv(cells: Sequence[Cell]) -> str:
@@ -169,7 +177,7 @@ def _metric_column(scale: Measure) -> Column:
 
 
 def _metric(cell: Cell, key: str) -> tuple[Value, ...]:
-    scale = measure(key)
+    scale = measure(key, (cell,))
     stats = cell.summary.get(key)
     if stats is None:
         reason = cell.unavailable.get(key, "")
@@ -263,22 +271,14 @@ def _sortable(value: float | None) -> float | None:
     return math.copysign(sys.float_info.max, value) if math.isinf(value) else value
 
 
-def _terse(cell: Cell) -> tuple[str, ...]:
-    def mean(key: str) -> str:
-        stats = cell.summary.get(key)
-        return text.NONE if stats is None else measure(key).show(stats.mean)
-
-    psnr = cell.summary.get("psnr")
-    interval = "" if psnr is None else f" [{measure('psnr').interval(psnr)}]"
+def _terse(cell: Cell, scales: Sequence[Measure]) -> tuple[str, ...]:
+    having = [(scale, cell.summary.get(scale.key)) for scale in scales]
+    means = [text.NONE if stats is None else scale.show(stats.mean) for scale, stats in having]
+    if having and having[0][1] is not None:
+        means[0] += f" [{having[0][0].interval(having[0][1])}]"
     seconds = None if cell.cost is None else cell.cost.fit_seconds + cell.cost.seconds
     recovered = cell.summary["mse"].recovery if "mse" in cell.summary else None
-    return (
-        mean("psnr") + interval,
-        mean("ssim"),
-        mean("agreement"),
-        text.recovery(recovered),
-        text.number(seconds, 1),
-    )
+    return (*means, text.recovery(recovered), text.number(seconds, 1))
 
 
 def _line(cell: Cell) -> dict[str, str | float | int | None]:

@@ -168,7 +168,7 @@ def strongest_control(cell: Cell, metric: str) -> tuple[str, Stats] | None:
     found = {name: stats for name, stats in found.items() if not math.isnan(stats.mean)}
     if not found:
         return None
-    name = max(found, key=lambda name: measure(metric).leakage(found[name].mean))
+    name = max(found, key=lambda name: measure(metric, (cell,)).leakage(found[name].mean))
     return name, found[name]
 
 
@@ -184,7 +184,7 @@ def beats_controls(cell: Cell, metric: str) -> bool:
         return True
     if stats.recovery_low is not None and not math.isnan(stats.recovery_low):
         return stats.recovery_low > 0
-    return measure(metric).leaks_more(stats.mean, control[1].mean)
+    return measure(metric, (cell,)).leaks_more(stats.mean, control[1].mean)
 
 
 def work_share(cut: Cut | None) -> float | None:

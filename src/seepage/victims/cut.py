@@ -102,7 +102,7 @@ def cut(victim: Victim, layer: str) -> SplitModel:
     Raises:
         CutError: no such layer, or no legal cut; the message names the nearest that are.
         NonFiniteError: the features or outputs of a noise picture are not finite.
-        WeightsError: a weight is not finite.
+        NonFiniteWeightsError: a weight is not finite.
     """
     check_finite(victim.model, victim.name)
     _check_mode(victim)

@@ -15,7 +15,7 @@ from ..types import SeepageError
 from .families import spread
 from .source import Exemplary, File, Network, Random, Request, Source, Tag, Weights
 from .victim import UnknownVictimError, Victim, WeightsError, state_sha256
-from .weights import SUFFIXES, check_finite, seeded
+from .weights import SUFFIXES, seeded
 
 _GRAMMAR = "a victim is SOURCE/NAME[@WEIGHTS]"
 
@@ -48,7 +48,7 @@ def load(name: str, *, device: str | torch.device = "cpu", size: int | None = No
 
     Raises:
         UnknownVictimError: no such source or name.
-        WeightsError: the weights cannot be had, do not fit, or are not finite.
+        WeightsError: the weights cannot be had or do not fit. Whether they are finite is asked where they are used.
         SeepageError: the network does not take this size.
     """
     source, request = parse(name)
@@ -61,7 +61,6 @@ def load(name: str, *, device: str | torch.device = "cpu", size: int | None = No
         network = component.build(request)
     full = f"{source}/{network.name}"
     model = network.model.float().eval().requires_grad_(False).to(device)
-    check_finite(model, full)
     victim = Victim(
         name=full,
         model=model,
@@ -73,6 +72,7 @@ def load(name: str, *, device: str | torch.device = "cpu", size: int | None = No
         boundaries=network.boundaries,
         defaults=_defaults(network),
         classes=network.classes,
+        scores=network.scores or network.classes is not None,
     )
     if size is not None:
         _check_size(victim, size)

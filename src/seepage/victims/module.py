@@ -72,6 +72,7 @@ class Module:
                 _Fitted(*shape[1:]), shape, f"resize and crop centrally (bilinear) to {shape[1]}x{shape[2]}"
             ),
             classes=_classes(model),
+            scores=_is_count(getattr(model, "num_classes", None)),
         )
 
 
@@ -156,6 +157,10 @@ def _image_shape(request: Request, function: Callable[[], Any], model: nn.Module
     if request.size is not None:
         return 3, request.size, request.size
     return 3, height, width
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _classes(model: nn.Module) -> tuple[str, ...] | None:

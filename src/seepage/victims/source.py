@@ -55,7 +55,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Network:
-    """A network as a source builds it, weights loaded. `name` is NAME[@WEIGHTS] in full, without the source."""
+    """A network as a source builds it, weights loaded. `name` is NAME[@WEIGHTS] in full, without the source.
+
+    `scores` says that its outputs are scores of classes, named or not.
+    """
 
     name: str
     model: nn.Module
@@ -63,6 +66,7 @@ class Network:
     boundaries: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
     defaults: tuple[str, ...] | None = None
+    scores: bool = False
 
 
 class Source(Protocol):

@@ -63,6 +63,7 @@ class Timm:
             preprocessing=_preprocessing(model, request.size),
             boundaries=boundaries(model),
             classes=_classes(model) if own else None,
+            scores=getattr(model, "num_classes", 0) > 0,
         )
 
 

@@ -60,6 +60,7 @@ class Torchvision:
             preprocessing=_preprocessing(chosen, request.size),
             boundaries=boundaries(model),
             classes=tuple(chosen.meta["categories"]) if named else None,
+            scores=True,
         )
 
 

@@ -90,6 +90,7 @@ class Transformers:
             preprocessing=preprocessing,
             boundaries=boundaries(model),
             classes=None if isinstance(request.weights, File | Random) else _classes(model_class, vision),
+            scores=model_class.__name__.endswith("ForImageClassification"),
         )
 
 

@@ -28,7 +28,8 @@ class Victim:
     `name` is the full normal SOURCE/NAME@WEIGHTS, `model` the network in eval mode without gradients on its weights,
     `image_shape` its input (3, h, w). `picture` resizes and crops a picture as the victim does, to "3 h w" in [0, 1];
     `preprocessing` says the same in words. `boundaries` are the ends of its blocks in the order they run and `defaults`
-    about five of them, None where the family is not known; `classes` names its outputs where they are known.
+    about five of them, None where the family is not known; `classes` names its outputs where they are known; `scores`
+    says that the outputs are known to be scores of classes.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Victim:
     boundaries: tuple[str, ...] | None = None
     defaults: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
+    scores: bool = False
 
 
 def state_sha256(model: nn.Module) -> str:

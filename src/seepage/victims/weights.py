@@ -105,13 +105,17 @@ def mismatch(
     return "; ".join(faults)
 
 
+class NonFiniteWeightsError(WeightsError):
+    """Weights with NaN or infinities."""
+
+
 def check_finite(model: nn.Module, name: str) -> None:
     """Refuse weights with NaN or infinities.
 
     Raises:
-        WeightsError: a tensor has some; the message names the first and counts.
+        NonFiniteWeightsError: a tensor has some; the message names the first and counts.
     """
     for key, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             bad = int((~torch.isfinite(tensor)).sum())
-            raise WeightsError(f"{name}: weight {key} holds {bad} NaN or infinite values of {tensor.numel()}")
+            raise NonFiniteWeightsError(f"{name}: weight {key} holds {bad} NaN or infinite values of {tensor.numel()}")

@@ -80,6 +80,7 @@ class Zoo:
             boundaries=boundaries(model),
             classes=imagenet_classes() if own else None,
             defaults=entry.defaults,
+            scores=True,
         )
 
 
