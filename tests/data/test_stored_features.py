@@ -118,6 +118,14 @@ def test_parts_that_do_not_fit_leave_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_scale_that_overflows_is_refused(tmp_path: Path) -> None:
+    sent = encode(leak_of(), "int8")
+    header = dataclasses.replace(sent.header, scale=(4e36, *sent.header.scale[1:]))
+    assert "a scale is not a positive number" in refused(
+        write_leak, dataclasses.replace(sent, header=header), tmp_path / "leak"
+    )
+
+
 @pytest.mark.parametrize("wire", FORMATS)
 def test_a_leak_survives_its_file(tmp_path, wire):
     sent = encode(leak_of(), wire)

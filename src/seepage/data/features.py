@@ -28,6 +28,7 @@ KEY = "seepage-leak"
 FEATURES = "features"
 SCALE = "scale"
 _ROWS_AT_ONCE = 64
+_LARGEST_SCALE = torch.finfo(torch.float32).max / 128
 _NO_NUMPY = (ValueError, OSError, EOFError, OverflowError, SyntaxError, TypeError, tokenize.TokenError, RecursionError)
 _NUMPY = b"\x93NUMPY"
 _ARCHIVES = {b"PK\x03\x04": "an archive (.npz, or torch's .pt)", b"\x80\x02": "a pickle", b"\x80\x04": "a pickle"}
@@ -193,8 +194,8 @@ def require_sound(leak: Leak, where: str, first: int = 0) -> None:
         raise LeakFileError(f"{where}{header.wire} features come with{'out' if scale is None else ''} scales")
     if scale is not None and len(scale) != rows:
         raise LeakFileError(f"{where}{rows} rows of features have {len(scale)} scales")
-    if scale is not None and not all(math.isfinite(value) and value > 0 for value in scale):
-        raise LeakFileError(f"{where}a scale is not a positive number")
+    if scale is not None and not all(0 < value <= _LARGEST_SCALE for value in scale):
+        raise LeakFileError(f"{where}a scale is not a positive number whose features fit a float")
     bad = _first_bad_row(features)
     if bad is not None:
         name = f" ({leak.ids[bad]})" if leak.ids is not None else ""
