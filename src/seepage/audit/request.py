@@ -18,6 +18,7 @@ from ..types import SeepageError
 
 DEFAULT_VICTIM = "zoo/mobilenet_v2"
 DEFAULT_JUDGE = "zoo/efficientnet_lite0"
+DEFAULT_ATTACKS = ("joint", "peel", "rmle")
 EFFORTS = ("quick", "standard", "full")
 PICTURE_METRICS = ("mse", "psnr", "ssim", "ms_ssim", "lpips", "agreement")
 
@@ -28,8 +29,9 @@ class RequestError(SeepageError):
 
 @dataclass(frozen=True)
 class Request:
-    """An audit as asked for. Empty `layers`, `attacks` and `metrics` mean the victim's default cuts and all there are.
+    """An audit as asked for.
 
+    Empty `layers`, `attacks` and `metrics` mean the victim's default cuts, `DEFAULT_ATTACKS` and `PICTURE_METRICS`.
     `images` is a folder, a file or DATASET/SPLIT[@PATH], None the embedded photographs; `leak` a stored dump whose rows
     are those pictures; `judges` are `[kind=]VICTIM`. `device` and `workers` do not change results.
     """

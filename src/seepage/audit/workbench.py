@@ -21,7 +21,7 @@ from ..victims.layers import Layer, default_layers, layers
 from ..victims.victim import Victim
 from ..victims.weights import check_finite
 from .public import examples
-from .request import DEFAULT_JUDGE, PICTURE_METRICS, Request, RequestError
+from .request import DEFAULT_ATTACKS, DEFAULT_JUDGE, PICTURE_METRICS, Request, RequestError
 
 JudgeFunction = Callable[[Tensor], Tensor]
 
@@ -108,7 +108,7 @@ class Workbench:
     @cached_property
     def attacks(self) -> tuple[str, ...]:
         """The attacks to run, each with all its parameters."""
-        wanted = self.request.attacks or registry.names("attack")
+        wanted = self.request.attacks or DEFAULT_ATTACKS
         return tuple(dict.fromkeys(registry.spec("attack", self.attack(text)) for text in wanted))
 
     @cached_property

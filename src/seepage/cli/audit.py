@@ -62,8 +62,8 @@ def audit(
 ) -> int:
     """Audit a victim: what comes back from its features, at which layer, how sure that is.
 
-    Without arguments: MobileNetV2, four photographs, its five default cuts, every attack, quickly. The last line on
-    stdout is the path of the HTML report; the same command again finishes what is missing.
+    Without arguments: MobileNetV2, four photographs, its five default cuts, the default attacks, quickly. The last line
+    on stdout is the path of the HTML report; the same command again finishes what is missing.
     """
     from ..audit.plan import forecast, jobs
     from ..audit.request import DEFAULT_JUDGE, Request, read_spec

@@ -1,0 +1,27 @@
+"""What an audit runs where no attack is named."""
+
+from __future__ import annotations
+
+from seepage import registry
+from seepage.audit.request import DEFAULT_ATTACKS, Request
+from seepage.audit.workbench import Workbench
+
+
+def test_an_audit_without_an_attack_runs_the_default_ones_alone() -> None:
+    found = [text.partition(":")[0] for text in Workbench(Request()).attacks]
+    assert found == ["joint", "peel", "rmle"] == list(DEFAULT_ATTACKS)
+    assert set(found) <= set(registry.names("attack"))
+
+
+def test_what_is_named_takes_their_place() -> None:
+    (text,) = Workbench(Request(attacks=("rmle:steps=7",))).attacks
+    assert text.startswith("rmle:steps=7,")
+
+
+def test_a_registered_attack_is_not_run_unasked() -> None:
+    registry.names("attack")
+    registry.register("attack", "extra")(type("Extra", (), {"efforts": {}}))
+    try:
+        assert not [text for text in Workbench(Request()).attacks if text.startswith("extra")]
+    finally:
+        del registry._components["attack"]["extra"]
