@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from typing import Annotated, Any, Literal
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .console import say, say_json, table
+from .console import bar, say, say_json, table
 from .fetching import fetch, fetch_for
+
+if TYPE_CHECKING:
+    from ..studies.diagnose import Diagnosis
+    from ..victims.victim import Victim
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
@@ -29,19 +35,30 @@ def add_to(app: typer.Typer) -> None:
 def layers(
     victim: Annotated[str, typer.Argument(help="SOURCE/NAME[@WEIGHTS]")],
     every: Annotated[bool, typer.Option("--all", help="every legal cut, not block boundaries alone")] = False,
+    diagnose: Annotated[bool, typer.Option("--diagnose", help="how far each block can be undone")] = False,
     size: Annotated[int | None, typer.Option(help="input size in pixels")] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List where a victim can be cut: shape and bytes of one leak, multiply-adds before and after, kind of block."""
+    """List where a victim can be cut: shape and bytes of one leak, multiply-adds before and after, kind of block.
+
+    With --diagnose also, of each block and at one synthetic picture: the rule that inverts it, how noisy a copy of its
+    input it gives, and the extreme singular values of its Jacobian.
+    """
     from .. import victims as sources
     from ..victims import layers as cuts
 
     fetch_for(victim)
     loaded = sources.load(victim, size=size)
     rows = cuts.layers(loaded, every=every)
+    blocks = _diagnoses(loaded) if diagnose else {}
+    if not blocks.keys() <= {row.name for row in rows}:
+        # A block inside another ends at no boundary.
+        listed = {row.name for row in rows} | blocks.keys()
+        rows = tuple(row for row in cuts.layers(loaded, every=True) if row.name in listed)
     if as_json:
-        say_json([dataclasses.asdict(row) for row in rows])
+        known = {name: {"diagnosis": _as_json(block)} for name, block in blocks.items()}
+        say_json([dataclasses.asdict(row) | known.get(row.name, {}) for row in rows])
         return
     defaults = set(cuts.default_layers(loaded))
     columns = ("layer", "shape", "fp32", "fp16", "int8", "MMACs before", "after", "kind", "default")
@@ -60,6 +77,62 @@ def layers(
     shape = "x".join(map(str, loaded.image_shape))
     title = f"{loaded.name}  {shape}  bytes an image; millions of multiply-adds (MMACs) before and after the cut"
     table(columns, shown, right=columns[2:7], title=title)
+    if blocks:
+        _print_diagnoses(blocks)
+
+
+def _diagnoses(victim: Victim) -> dict[str, Diagnosis]:
+    from ..studies.diagnose import diagnose
+
+    with bar() as shown:
+        task = shown.add_task("diagnosing", total=1.0)
+        found = diagnose(victim, progress=lambda done, name: shown.update(task, completed=done, description=name))
+    return {block.name: block for block in found}
+
+
+def _as_json(block: Diagnosis) -> dict[str, Any]:
+    condition = block.spectrum.condition
+    return {
+        "rule": block.rule,
+        "inputs": block.inputs,
+        "outputs": block.outputs,
+        "loses": block.loses,
+        "copy_noise": block.copy_noise,
+        "sigma_max": block.spectrum.largest,
+        "sigma_min": block.spectrum.smallest,
+        "condition": condition if math.isfinite(condition) else "Infinity",
+        "estimate": not block.spectrum.exact,
+        "invertible": block.invertible,
+    }
+
+
+def _print_diagnoses(blocks: Mapping[str, Diagnosis]) -> None:
+    from ..studies.diagnose import EXACT_UP_TO
+
+    shown = []
+    for block in blocks.values():
+        ends = block.spectrum
+        certain = ends.exact or ends.smallest == 0
+        verdict = {True: "yes", False: "no", None: "not known"}[block.invertible]
+        shown.append(
+            (
+                block.name,
+                block.rule,
+                f"{block.inputs:,}",
+                f"{block.outputs:,}",
+                "-" if block.copy_noise is None else f"{block.copy_noise:.3g}",
+                f"{'' if ends.exact else '>='}{ends.largest:.3g}",
+                f"{'' if certain else '<='}{ends.smallest:.3g}",
+                f"{'' if certain else '>='}{ends.condition:.3g}",
+                "loses" if block.loses else verdict,
+            )
+        )
+    columns = ("block", "inverse", "in", "out", "copy noise", "sigma max", "sigma min", "condition", "invertible")
+    title = (
+        "at one synthetic picture: numbers in and out, |y - x| / |x|, singular values of the Jacobian; "
+        f"above {EXACT_UP_TO:,} numbers in, >= and <= are bounds from a Lanczos estimate"
+    )
+    table(columns, shown, right=columns[2:8], title=title)
 
 
 def victims(as_json: Json = False, debug: Debug = False) -> None:

@@ -1,0 +1,181 @@
+"""How far each block of a victim can be undone, before any leak is seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .. import seeding
+from ..inverses import rule
+from ..priors.dead_leaves import dead_leaves
+from ..solvers import Problem
+from ..solvers.linearise import Linearised
+from ..types import Progress, Segment
+from ..victims.cut import cut
+from ..victims.layers import layers
+from ..victims.victim import Victim
+
+EXACT_UP_TO = 1024
+"""The most inputs of a block whose Jacobian is computed whole."""
+STEPS = 64
+"""Lanczos steps on a larger block: products with J, and with its transpose, once a step."""
+_STEPS_LARGEST = 16
+_COLUMNS = 32
+# What is left of a direction once those before it are taken out is noise below this.
+_EXHAUSTED = 1e-5
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The ends of the singular values of a Jacobian J, a map of the inputs.
+
+    `exact`: both are J's, to float32. Otherwise `largest` is at most sigma_max and close to it, and `smallest` at
+    least sigma_min, perhaps far from it; a smallest of 0 is certain.
+    """
+
+    largest: float
+    smallest: float
+    exact: bool
+
+    @property
+    def condition(self) -> float:
+        """`largest / smallest`: how much more one change of the input shows than another; at least, unless exact."""
+        return math.inf if self.smallest == 0 else self.largest / self.smallest
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What undoing one block takes, at one synthetic picture's activations.
+
+    Attributes:
+        name: the cut where the block ends.
+        kind: its kind, None where code lies between modules.
+        rule: the registered inverse that serves it, `generic` where it has none of its own.
+        inputs: numbers in, a picture.
+        outputs: numbers out.
+        copy_noise: |y - x| / |x|, how noisy a copy of its input the output is; None where the shapes differ.
+        spectrum: of its Jacobian there.
+    """
+
+    name: str
+    kind: str | None
+    rule: str
+    inputs: int
+    outputs: int
+    copy_noise: float | None
+    spectrum: Spectrum
+
+    @property
+    def loses(self) -> bool:
+        """Whether it gives fewer numbers than it takes: many inputs then give the same output."""
+        return self.outputs < self.inputs
+
+    @property
+    def invertible(self) -> bool | None:
+        """Whether nearby inputs give other outputs, to float32's precision; None where only a bound is known."""
+        rounding = torch.finfo(torch.float32).eps * math.sqrt(self.inputs) * self.spectrum.largest
+        if self.spectrum.smallest <= rounding:
+            return False
+        return True if self.spectrum.exact else None
+
+
+def diagnose(
+    victim: Victim, *, seed: int = 0, steps: int = STEPS, progress: Progress | None = None
+) -> tuple[Diagnosis, ...]:
+    """Return a diagnosis a block of the victim, from the pictures to its outputs, in the order they run.
+
+    A block is what lies between two neighbouring block boundaries. Its Jacobian is taken at the activations of one
+    dead-leaves picture drawn from `seed`; up to `EXACT_UP_TO` inputs it is computed whole, above by `steps` of Lanczos.
+
+    Raises:
+        CutError: the victim cannot be cut at its last boundary, or a block does not run on its own.
+    """
+    split = cut(victim, layers(victim)[-1].name)
+    features = dead_leaves(1, victim.image_shape, seeding.generator(seed, "control", "diagnose")).to(split.device)
+    found = []
+    for index, segment in enumerate(split.prefix.segments):
+        if progress is not None:
+            progress(index / len(split.prefix.segments), segment.name)
+        with torch.no_grad():
+            # A block may work in place on what it is given.
+            given = segment.module(features.clone())
+        found.append(_diagnosis(segment, features, given, steps))
+        features = given
+    return tuple(found)
+
+
+def spectrum(module: nn.Module, x: Float[Tensor, "1 ..."], *, steps: int = STEPS) -> Spectrum:
+    """Return the ends of the singular values of a module's Jacobian at `x`, one sample.
+
+    Of a module that gives fewer numbers than it takes the smallest is 0, whatever its weights.
+
+    Source: Golub & Kahan 1965, with full reorthogonalisation; over any orthonormal V the singular values of J V lie
+    between J's own extremes, hence the bounds.
+    """
+    with torch.no_grad():
+        loses = module(x.clone()).numel() < x.numel()
+    if x.numel() <= EXACT_UP_TO:
+        values = _all_values(module, x)
+        return Spectrum(float(values[-1]), 0.0 if loses else float(values[0]), exact=True)
+    values = _some_values(module, x, _STEPS_LARGEST if loses else steps)
+    return Spectrum(float(values[-1]), 0.0 if loses else float(values[0]), exact=False)
+
+
+def _diagnosis(segment: Segment, x: Tensor, y: Tensor, steps: int) -> Diagnosis:
+    size = float(x.norm())
+    copies = x.shape == y.shape and size > 0
+    return Diagnosis(
+        name=segment.name,
+        kind=segment.kind,
+        rule=rule(segment.kind)[0],
+        inputs=x.numel(),
+        outputs=y.numel(),
+        copy_noise=float((y - x).norm()) / size if copies else None,
+        spectrum=spectrum(segment.module, x, steps=steps),
+    )
+
+
+def _linearised(module: nn.Module, x: Float[Tensor, "b ..."]) -> Linearised:
+    return Linearised(*Problem.of(lambda at, _: module(at.clone()), x, ()))
+
+
+def _all_values(module: nn.Module, x: Float[Tensor, "1 ..."]) -> Float[Tensor, "n"]:
+    """Return all singular values of the Jacobian, in rising order."""
+    count = x.numel()
+    columns = []
+    for start in range(0, count, _COLUMNS):
+        ways = torch.eye(count, dtype=x.dtype, device=x.device)[start : start + _COLUMNS]
+        columns.append(_linearised(module, x.expand(len(ways), *x.shape[1:])).forward(ways).detach())
+    jacobian = torch.cat(columns)
+    return _singular_values(jacobian)
+
+
+def _some_values(module: nn.Module, x: Float[Tensor, "1 ..."], steps: int) -> Float[Tensor, "k"]:
+    """Return the singular values, in rising order, of J on the Krylov space of J^T J from a random start."""
+    jacobian = _linearised(module, x)
+    generator = seeding.generator(0, "control", "lanczos")
+    way = torch.randn(1, x.numel(), generator=generator).to(x)
+    basis, images = [way / way.norm()], [jacobian.forward(way / way.norm()).detach()]
+    for _ in range(steps - 1):
+        way = jacobian.transposed(images[-1])
+        before = float(way.norm())
+        known = torch.cat(basis)
+        for _ in range(2):  # once leaves what rounding put back
+            way = way - (way @ known.T) @ known
+        if not float(way.norm()) > _EXHAUSTED * before:
+            break
+        basis.append(way / way.norm())
+        images.append(jacobian.forward(basis[-1]).detach())
+    return _singular_values(torch.cat(images))
+
+
+def _singular_values(columns: Float[Tensor, "k m"]) -> Float[Tensor, "k"]:
+    """Return the singular values, in rising order, of the matrix whose columns these are; zeros where k > m."""
+    # Squares of float32 numbers lose nothing in float64.
+    columns = columns.double()
+    values: Tensor = torch.linalg.eigvalsh(columns @ columns.T)
+    return values.clamp_min(0).sqrt()
