@@ -10,6 +10,7 @@ import pytest
 from seepage.victims.kinds import _BY_TYPE, RESIDUAL, kind_of
 
 HOMES = {
+    "seepage": ("seepage.victims.{file}",),
     "torch": ("torch.nn.modules.{file}",),
     "torchvision": ("torchvision.models.{file}", "torchvision.ops.{file}"),
     "timm": ("timm.models.{file}", "timm.layers.{file}"),

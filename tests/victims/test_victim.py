@@ -278,6 +278,10 @@ def test_known_lists_every_source_with_names_to_type() -> None:
     assert "resnet50" in known["torchvision"].names
     assert len(known["timm"].names) > 500
     assert {"clip", "siglip", "vit", "dinov2", "resnet", "blip-2", "llava"} <= set(known["hf"].names)
-    assert set(known["zoo"].names) == {"mobilenet_v2", "efficientnet_lite0"}
+    assert set(known["zoo"].names) == {
+        *("mobilenet_v2", "efficientnet_lite0"),
+        *("cifar_resnet20", "cifar_resnet56", "cifar_preact_resnet20", "cifar_preact_resnet56"),
+        *("ir_50", "ir_152", "mobilefacenet"),
+    }
     for source in known.values():
         assert all(name.startswith(f"{source.name}/") and sentence for name, sentence in source.examples.items())

@@ -88,7 +88,7 @@ class CifarResNet(nn.Module):
     Source: He et al. 2016, Deep Residual Learning, section 4.2.
     """
 
-    BLOCKS: ClassVar[str] = "relu layer1.* layer2.* layer3.* pool linear"
+    BLOCKS: ClassVar[str] = "relu layer1.* layer2.* layer3.*"
 
     def __init__(self, blocks: int, classes: int = 10) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class CifarPreActResNet(nn.Module):
     `blocks` a stage make a depth of 6 * blocks + 2. Source: He et al. 2016, Identity Mappings, section 4.
     """
 
-    BLOCKS: ClassVar[str] = "conv1 layer1.* layer2.* layer3.* relu pool linear"
+    BLOCKS: ClassVar[str] = "conv1 layer1.* layer2.* layer3.* relu"
 
     def __init__(self, blocks: int, classes: int = 10) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ def preprocessing(size: int | None = None) -> Preprocessing:
 
 
 def boundaries(model: CifarResNet | CifarPreActResNet) -> tuple[str, ...]:
-    """Return the ends of the stem, of every block, of the pool and of the head, in the order they run."""
+    """Return the ends of the stem and of every block in the order they run, and of what closes the last stage."""
     return expand(model, model.BLOCKS)
 
 

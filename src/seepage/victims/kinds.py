@@ -12,15 +12,19 @@ _TYPES = {
         torchvision.resnet.BasicBlock torchvision.resnet.Bottleneck torchvision.regnet.ResBottleneckBlock
         timm.resnet.BasicBlock timm.resnet.Bottleneck timm.resnetv2.Bottleneck timm.regnet.Bottleneck
         transformers.modeling_resnet.ResNetBasicLayer transformers.modeling_resnet.ResNetBottleNeckLayer
-        open_clip.modified_resnet.Bottleneck
+        open_clip.modified_resnet.Bottleneck seepage.cifar.PostActivationBlock
     """,
-    "pre-activation": "timm.resnetv2.PreActBasic timm.resnetv2.PreActBottleneck timm.regnet.PreBottleneck",
+    "pre-activation": """
+        timm.resnetv2.PreActBasic timm.resnetv2.PreActBottleneck timm.regnet.PreBottleneck
+        seepage.cifar.PreActivationBlock
+    """,
+    "face-residual": "seepage.faces.FaceResidual",
     "linear-bottleneck": """
         torchvision.mobilenetv2.InvertedResidual torchvision.mobilenetv3.InvertedResidual
         torchvision.efficientnet.MBConv torchvision.efficientnet.FusedMBConv torchvision.mnasnet._InvertedResidual
         timm._efficientnet_blocks.InvertedResidual timm._efficientnet_blocks.DepthwiseSeparableConv
         timm._efficientnet_blocks.EdgeResidual timm._efficientnet_blocks.CondConvResidual
-        timm._efficientnet_blocks.UniversalInvertedResidual
+        timm._efficientnet_blocks.UniversalInvertedResidual seepage.faces.LinearBottleneck
     """,
     "convnext": "torchvision.convnext.CNBlock timm.convnext.ConvNeXtBlock transformers.modeling_convnext.ConvNextLayer",
     "transformer": """
@@ -58,7 +62,16 @@ _POOLS = (
     nn.FractionalMaxPool2d,
     nn.LPPool2d,
 )
-RESIDUAL = ("post-activation", "pre-activation", "linear-bottleneck", "convnext", "transformer", "dense")
+_ADDS = ("pre-activation", "face-residual")
+RESIDUAL = (
+    "post-activation",
+    "pre-activation",
+    "face-residual",
+    "linear-bottleneck",
+    "convnext",
+    "transformer",
+    "dense",
+)
 """The kinds that are blocks of their own; the others are steps between them."""
 
 
@@ -85,7 +98,7 @@ def kind_of(module: nn.Module, ending: Ending | None = None, *, reshapes: bool =
         kind = _by_structure(module, ending, reshapes)
     if kind is None:
         kind = _plain(module)
-    return "downsample" if kind == "pre-activation" and reshapes else kind
+    return "downsample" if kind in _ADDS and reshapes else kind
 
 
 def _name(cls: type) -> str:
