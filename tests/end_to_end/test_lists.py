@@ -52,7 +52,7 @@ def test_every_attack_says_what_it_needs_and_spends(seepage: Run) -> None:
         budgets = [
             api.build("attack", row["name"], row["efforts"][effort]).budget for effort in ("quick", "standard", "full")
         ]
-        assert budgets[0] < budgets[1] < budgets[2]
+        assert budgets[0] < budgets[1] < budgets[2] or (row["access"] == "black-box" and budgets == [0] * 3)
 
 
 def test_an_unknown_asset(seepage: Run) -> None:

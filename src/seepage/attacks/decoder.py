@@ -1,0 +1,273 @@
+"""A learned decoder: a network trained to give pictures for features, by an attacker who may only ask."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..priors.ridge import Layout
+from ..registry import register
+from ..types import (
+    Access,
+    Auxiliary,
+    Generators,
+    Images,
+    Knowledge,
+    Leak,
+    NotRunError,
+    Progress,
+    Recoverer,
+    Recovery,
+    Shape,
+    Status,
+)
+from .inversion import recover_rows
+from .learning import Course, Lesson, Pairs, Source, moments, public, synthetic
+from .networks import SLOPE, SavedAttackError, drawn, read, write
+
+_THINNEST = 16
+_SQUEEZED = 256
+_FEWEST_ROWS = 4
+_BRANCH = 0.3
+
+
+@register("attack", "decoder")
+@dataclass(frozen=True)
+class Decoder:
+    """Train a convolutional network d on pairs of leak and picture to minimise |d(leak) - x|_1 + |d(leak) - x|^2.
+
+    Both terms are means over pixels. Learned inversion: Dosovitskiy & Brox (CVPR 2016), and as a black-box attack on
+    split inference He et al. (ACSAC 2019). `train=synthetic` asks the victim about `pictures` dead-leaves pictures
+    (auxiliary: synthetic), `train=public` uses the leaks of pictures that the attacker owns, as they were received
+    (auxiliary: public). Features are standardised by channel; a grid of them is decoded at its own size by residual
+    blocks of `width` maps and doubled until it is the picture's, maps getting fewer; of tokens, leading ones that lie
+    nowhere are left out; a vector is spread over a coarse grid first. At most `steps` steps of Adam of `batch` pictures
+    each, the rate falling from `lr` along a cosine; the weights kept are those that did best on held-out pairs.
+
+    Black-box: it sees leaks of pictures of its own and no prefix, or its own runs of the prefix where it has that
+    alone. Recovering takes no pass through the victim, so a row is never checked against its leak and always `stopped`.
+    """
+
+    train: Source = "synthetic"
+    pictures: int = 384
+    steps: int = 1200
+    batch: int = 8
+    lr: float = 3e-3
+    width: int = 64
+
+    efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
+        "quick": {"pictures": 96, "steps": 150},
+        "standard": {},
+        "full": {"pictures": 1536, "steps": 8000},
+    }
+
+    @property
+    def access(self) -> Access:
+        """Answers of the victim are enough."""
+        return "black-box"
+
+    @property
+    def auxiliary(self) -> Auxiliary:
+        """Whatever it is trained on."""
+        return self.train
+
+    @property
+    def budget(self) -> int:
+        """Recovering needs no pass."""
+        return 0
+
+    def fit(
+        self,
+        knowledge: Knowledge,
+        generator: torch.Generator,
+        *,
+        workdir: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Recoverer:
+        """Train the network.
+
+        Raises:
+            NotRunError: the attacker can neither ask nor owns pairs.
+            TrainingError: nothing could be learned.
+        """
+        tell = progress or (lambda done, what: None)
+        lessons, held = self._lessons(knowledge, generator)
+        shape, device = next(((tuple(f.shape[1:]), f.device) for f, _ in lessons), ((1,), torch.device("cpu")))
+        layout = Layout.of(shape, knowledge.image_shape)
+        mean, spread = moments(layout.arrange(features) for features, _ in lessons)
+        plan = Plan(shape, knowledge.image_shape, self.width)
+        network = drawn(lambda: DecoderNetwork(plan), generator, device)
+        network.mean.copy_(mean)
+        network.spread.copy_(spread)
+
+        def loss(lesson: Lesson) -> Tensor:
+            features, images = lesson
+            off: Tensor = network(features) - images.to(features)
+            return off.abs().mean() + off.square().mean()
+
+        course = Course(self.steps, self.lr, self.batch)
+        course.teach(network, loss, lessons, held, generator, lambda done: tell(done, "decoder"))
+        return DecoderRecoverer(self, plan, network)
+
+    def load(self, path: Path, knowledge: Knowledge) -> Recoverer:
+        """Return the recoverer that was saved to `path`; nothing of the victim is needed.
+
+        Raises:
+            SavedAttackError: the file holds no decoder, or one for pictures of another size.
+        """
+        tensors, said = read(path)
+        try:
+            attack = Decoder(**said["decoder"])
+            plan = Plan(tuple(said["leak_shape"]), tuple(said["image_shape"]), attack.width)
+            network = drawn(lambda: DecoderNetwork(plan), torch.Generator(), torch.device("cpu"))
+            network.load_state_dict(tensors)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise SavedAttackError(f"{path} holds no decoder: {str(error).partition(chr(10))[0]}") from error
+        if plan.image_shape != knowledge.image_shape:
+            raise SavedAttackError(f"{path} decodes to {plan.image_shape}, wanted are {knowledge.image_shape}")
+        return DecoderRecoverer(attack, plan, network)
+
+    def _lessons(self, knowledge: Knowledge, generator: torch.Generator) -> tuple[Pairs | list[Lesson], ...]:
+        if self.train == "public":
+            examples = public(knowledge, "decoder")
+            return Pairs(examples.train), Pairs(examples.select)
+        query, prefix = knowledge.query, knowledge.prefix
+        if query is None and prefix is None:
+            raise NotRunError("decoder with train=synthetic asks the victim about pictures: it needs a way to query it")
+
+        @torch.no_grad()
+        def asked(images: Tensor) -> Tensor:
+            if query is not None:
+                answer: Tensor = query(images).features
+                return answer.float()
+            assert prefix is not None
+            features: Tensor = prefix(images.to(next(prefix.parameters(), images).device))
+            return features.float()
+
+        parts = synthetic(self.pictures, knowledge.image_shape, generator)
+        return tuple([(asked(images), images) for images in part] for part in parts)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a decoder's network is built for: a leak's row, a picture, and how wide it starts."""
+
+    leak_shape: Shape
+    image_shape: tuple[int, int, int]
+    width: int
+
+
+class DecoderRecoverer(Recoverer):
+    """A trained decoder."""
+
+    def __init__(self, attack: Decoder, plan: Plan, network: DecoderNetwork) -> None:
+        self.attack = attack
+        self.plan = plan
+        self.network = network.eval().requires_grad_(False)
+
+    def recover(self, leak: Leak, generators: Generators) -> Recovery:
+        """Decode each row; nothing is drawn."""
+
+        def search(features: Tensor, rows: object) -> tuple[Tensor, list[Status], Tensor]:
+            self.network.to(features.device)
+            images = torch.cat([self.network(row) for row in torch.split(features.float(), 1)])
+            return images, [Status("stopped", "decoded")] * len(images), torch.zeros(len(images)).long()
+
+        return recover_rows(leak, self.plan.leak_shape, self.plan.image_shape, search)
+
+    def prior(self, n: int, generators: Generators) -> Recovery:
+        """Return what the mean training leak is decoded to."""
+        image = self.network.decode(torch.zeros_like(self.network.mean).expand(1, *self.network.layout.grid))
+        return Recovery(Images(image.repeat(n, 1, 1, 1)), (Status("stopped", "no leak"),) * n, torch.zeros(n).long())
+
+    def save(self, path: Path) -> None:
+        """Write the weights and what they are for."""
+        plan = {"leak_shape": self.plan.leak_shape, "image_shape": self.plan.image_shape}
+        write(path, self.network.state_dict(), {"decoder": asdict(self.attack), **plan})
+
+
+class DecoderNetwork(nn.Module):
+    """From features "b ..." to pictures "b 3 h w" in [0, 1]; `mean` and `spread` are those of the channels."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.layout = Layout.of(plan.leak_shape, plan.image_shape)
+        channels, rows, columns = self.layout.grid
+        self.size = plan.image_shape[1:]
+        self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
+        self.register_buffer("spread", torch.ones(1, channels, 1, 1))
+        self.start: nn.Module
+        if self.layout.order == "vector":
+            rows, columns = _coarse(*self.size)
+            self.start = Spread(channels, plan.width, rows, columns)
+        else:
+            self.start = nn.Conv2d(channels, plan.width, 3, padding=1)
+        doublings = max(math.ceil(math.log2(max(self.size[0] / rows, self.size[1] / columns))), 0)
+        widths = [max(_THINNEST, min(plan.width, _THINNEST * 2**left)) for left in reversed(range(doublings))]
+        stages: list[nn.Module] = [Residual(plan.width), Residual(plan.width)]
+        for given, made in zip([plan.width, *widths], widths):
+            stages += [
+                nn.Conv2d(given, 4 * made, 3, padding=1),
+                nn.PixelShuffle(2),
+                nn.LeakyReLU(SLOPE),
+                Residual(made),
+            ]
+        self.stages = nn.Sequential(*stages)
+        self.end = nn.Conv2d([plan.width, *widths][-1], plan.image_shape[0], 3, padding=1)
+
+    def forward(self, features: Float[Tensor, "b ..."]) -> Float[Tensor, "b c h w"]:
+        """Return pictures."""
+        return self.decode((self.layout.arrange(features) - self.mean) / self.spread)
+
+    def decode(self, grid: Float[Tensor, "b k r s"]) -> Float[Tensor, "b c h w"]:
+        """Return pictures of standardised features."""
+        x = self.stages(self.start(grid))
+        if tuple(x.shape[2:]) != tuple(self.size):
+            x = nn.functional.interpolate(x, self.size, mode="bilinear", align_corners=False, antialias=True)
+        picture: Tensor = self.end(x)
+        return picture.sigmoid()
+
+
+class Residual(nn.Module):
+    """x + 0.3 f(x), f two convolutions: near the identity at first, so that depth needs no norm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Return as many maps of the same size."""
+        branch: Tensor = self.second(nn.functional.leaky_relu(self.first(x), SLOPE))
+        return x + _BRANCH * branch
+
+
+class Spread(nn.Module):
+    """A vector as a grid: every place has a linear map of its own, a long vector is narrowed first."""
+
+    def __init__(self, given: int, made: int, rows: int, columns: int) -> None:
+        super().__init__()
+        self.shape = made, rows, columns
+        kept = min(given, _SQUEEZED)
+        self.squeeze = nn.Linear(given, kept) if kept < given else nn.Identity()
+        self.place = nn.Linear(kept, made * rows * columns)
+
+    def forward(self, x: Float[Tensor, "b k 1 1"]) -> Float[Tensor, "b c r s"]:
+        """Return a grid."""
+        placed: Tensor = self.place(self.squeeze(x.flatten(1)))
+        return placed.view(-1, *self.shape)
+
+
+def _coarse(height: int, width: int) -> tuple[int, int]:
+    """Return the picture's size halved as often as leaves its smaller side at least 4."""
+    while min(height, width) >= 2 * _FEWEST_ROWS:
+        height, width = math.ceil(height / 2), math.ceil(width / 2)
+    return height, width
