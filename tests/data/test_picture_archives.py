@@ -166,6 +166,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
     for first in ("1", "2"):
         picture(tmp_path / "twice" / first / "s1" / "1.pgm", 1)
     (tmp_path / "empty").mkdir()
+    bare = zipped(tmp_path / "empty" / "nothing", tmp_path / "bare.zip")
     for name, words in {
         "orl/all": r"orl/all needs its pictures: write orl/all@PATH, where PATH is orl_faces.tgz or a folder",
         "orl/train@x": r"orl has no split 'train'; known: all, gallery, probe",
@@ -173,6 +174,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
         f"orl/all@{tmp_path}/text.tgz": r"text.tgz is no folder, tar or zip; expected orl_faces.tgz",
         f"orl/all@{cut}": r"cut.tgz is a damaged archive",
         f"orl/all@{tmp_path}/empty": r"no picture in .*empty",
+        f"orl/all@{bare}": r"bare.zip holds no picture; expected orl_faces.tgz",
         f"orl/all@{tmp_path}/odd": r"s1/one.png lies in no folder of a person; expected",
         f"orl/probe@{tmp_path}/few": r"orl/probe: nobody has a picture from 6 to 10",
         f"orl/all@{tmp_path}/twice": r"a person lies in .*twice twice",

@@ -27,7 +27,8 @@ def folder_of(path: Path | None, name: str, expected: str) -> Path:
     inside that lead out of it, links and what is no picture are left in the archive.
 
     Raises:
-        SeepageError: no path, nothing there, no archive, a damaged one, or a cache that cannot be written.
+        SeepageError: no path, nothing there, no archive, a damaged one, one without pictures, or a cache that cannot
+            be written.
     """
     if path is None:
         raise SeepageError(f"{name} needs its pictures: write {name}@PATH, where PATH is {expected}")
@@ -61,6 +62,8 @@ def _unpacked(archive: Path, name: str, expected: str) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as out:
                 shutil.copyfileobj(stream, out)
+        if not any(fresh.iterdir()):
+            raise SeepageError(f"{name}: {printable(archive)} holds no picture; expected {expected}")
         try:
             os.rename(fresh, place)
         except OSError:
