@@ -32,7 +32,8 @@ def test_key_depends_on_every_field_of_the_spec() -> None:
         "victim": "v2", "weights_sha256": "w2", "layer": "l2", "size": 32, "defenses": ("d",), "wire": "fp16",
         "attack": "a2", "adapter_sha256": "z", "attacker": "naive", "effort": "full", "sends": 2, "access": "black-box",
         "auxiliary": "public", "data": "d2", "manifest_sha256": "m2", "public": "p", "public_sha256": "q",
-        "gallery": "g", "metrics": ("psnr",), "judges": {"label": {"name": "j", "sha256": "s"}}, "seed": 1,
+        "gallery": "g", "gallery_sha256": "h", "metrics": ("psnr",), "seed": 1,
+        "judges": {"label": {"name": "j", "sha256": "s"}},
     }  # fmt: skip
     assert set(changed) == set(Spec.model_fields)
     keys = {cell_key(spec(**{name: value})) for name, value in changed.items()} | {cell_key(spec())}

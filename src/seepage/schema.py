@@ -47,6 +47,7 @@ class Spec(Record):
     public: str | None = None
     public_sha256: str | None = None
     gallery: str | None = None
+    gallery_sha256: str | None = None
     metrics: tuple[str, ...] = ()
     judges: dict[str, Judge] = Field(default_factory=dict)
     seed: int = 0

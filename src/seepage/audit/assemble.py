@@ -20,6 +20,7 @@ from ..data import batches
 from ..schema import Cell, Check, Cost, Environment, Scale, Spec, Stats
 from ..store import SampleLine
 from ..types import Metric, SplitModel
+from .scoring import ORIGINAL
 from .statistics import describe, with_recovery
 from .workbench import Workbench
 
@@ -34,9 +35,12 @@ def record(
     samples = tuple(line.sample for line in ordered)
     good = [line for line in ordered if line.sample.status != "failed"]
     summary, controls = _summarise(bench, good, len(ordered) - len(good))
-    unavailable = dict(bench.unavailable)
+    ceilings = {ORIGINAL: controls.pop(ORIGINAL)} if ORIGINAL in controls else {}
+    unavailable, gallery = dict(bench.unavailable), bench.gallery_pictures
     if good and not any("shuffled" in line.controls for line in good):
         unavailable["shuffled"] = "there is no other picture to score these recoveries against"
+    elif bench.gallery is not None and gallery is not None and not bench.gallery.others:
+        unavailable["shuffled"] = "of identities: the gallery knows but one of the people under audit"
     return Cell(
         key=key,
         status="done" if good else "failed",
@@ -49,11 +53,13 @@ def record(
         summary=summary,
         scales={name: _scale(bench.metrics[name]) for name in summary},
         controls=controls,
+        ceilings=ceilings,
         utility=utility(bench, split),
         bytes_per_image=_bytes(bench, split),
         checks=(
             *check(samples, summary, pictures=any(line.sample.residual is not None for line in good)),
             *([Check(name="resized", level="info", message=bench.resized)] if bench.resized else []),
+            *([bench.gallery.check(gallery)] if bench.gallery is not None and gallery is not None else []),
         ),
         cost=Cost(
             fit_seconds=fit_seconds,
@@ -76,7 +82,8 @@ def _summarise(
         values = [line.sample.metrics[name] for line in having]
         nulls = _control_values(having, name)
         stats = describe(values, higher_leaks=metric.higher_means_more_leakage, n_failed=n_failed)
-        summary[name] = with_recovery(stats, values, nulls, perfect=metric.perfect)
+        against = {control: scores for control, scores in nulls.items() if control != ORIGINAL}
+        summary[name] = with_recovery(stats, values, against, perfect=metric.perfect)
         for control, scores in nulls.items():
             controls.setdefault(control, {})[name] = describe(scores, higher_leaks=metric.higher_means_more_leakage)
     return summary, controls

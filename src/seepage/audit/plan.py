@@ -51,6 +51,8 @@ def jobs(bench: Workbench) -> tuple[Job, ...]:
             continue  # each of its cells will fail with this reason; the other layers can be audited
     bench.require_a_picture()
     bench.require_rows()
+    if bench.gallery is not None:
+        bench.gallery.require_a_picture()
     for text in request.defenses:
         registry.build("defense", text)
         raise RequestError(f"--defense {text}: this version runs undefended cells alone")
@@ -74,6 +76,8 @@ def jobs(bench: Workbench) -> tuple[Job, ...]:
                 manifest_sha256=bench.manifest,
                 public=request.public,
                 public_sha256=None if bench.public is None else bench.public.manifest_sha256(),
+                gallery=None if bench.gallery is None else request.gallery,
+                gallery_sha256=None if bench.gallery is None else bench.gallery.source.manifest_sha256(),
                 metrics=tuple(bench.metrics),
                 judges=bench.judges,
                 seed=request.seed,

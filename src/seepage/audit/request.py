@@ -21,6 +21,7 @@ DEFAULT_JUDGE = "zoo/efficientnet_lite0"
 DEFAULT_ATTACKS = ("joint", "peel", "rmle")
 EFFORTS = ("quick", "standard", "full")
 PICTURE_METRICS = ("mse", "psnr", "ssim", "ms_ssim", "lpips", "agreement")
+IDENTITY_METRICS = ("knn_distance", "rank1")
 
 
 class RequestError(SeepageError):
@@ -33,7 +34,8 @@ class Request:
 
     Empty `layers`, `attacks` and `metrics` mean the victim's default cuts, `DEFAULT_ATTACKS` and `PICTURE_METRICS`.
     `images` is a folder, a file or DATASET/SPLIT[@PATH], None the embedded photographs; `leak` a stored dump whose rows
-    are those pictures; `judges` are `[kind=]VICTIM`. `device` and `workers` do not change results.
+    are those pictures; `judges` are `[label=]VICTIM` and `face=VICTIM[:LAYER]`; a `gallery` of other pictures of the
+    same people adds `IDENTITY_METRICS` where none of them is asked for. `device` and `workers` do not change results.
     """
 
     victim: str = DEFAULT_VICTIM
@@ -47,6 +49,7 @@ class Request:
     metrics: tuple[str, ...] = ()
     judges: tuple[str, ...] = ()
     public: str | None = None
+    gallery: str | None = None
     leak: str | None = None
     effort: str = "standard"
     size: int | None = None

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .. import seeding
+from ..metrics.identity import IdentityMetric
 from ..pictures import UnreadablePictureError
-from ..types import Images, Pictures, Recoverer, Recovery, SplitModel, Status
-from .rows import take_recovery
+from ..types import Images, Metric, Pictures, Recoverer, Recovery, SplitModel, Status
+from .rows import take, take_recovery
 from .workbench import Workbench, residuals
 
 MEAN_PICTURE, PRIOR, CONSTANT, SHUFFLED = "mean_picture", "prior", "constant", "shuffled"
+ORIGINAL = "original"
+"""No null control but a ceiling: what the originals themselves score, where that is not the same for all."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,15 @@ class Scorer:
     def score(self, indices: Sequence[int], truth: Pictures, features: Tensor, recovery: Recovery) -> Scored:
         """Score recoveries, none of them failed, of the pictures at `indices`."""
         rows = range(len(indices))
+        truth = self._named(indices, truth)
         controls: list[dict[str, dict[str, float]]] = [{} for _ in rows]
         for name, control in self._null_recoveries(indices, recovery).items():
             for row, values in enumerate(self._metrics(truth, control)):
                 controls[row][name] = values
-        for row, values in self._shuffled(indices, recovery).items():
+        for row, values in self._shuffled(indices, truth, recovery).items():
             controls[row][SHUFFLED] = values
+        for row, values in enumerate(self._identities(truth, _as_recovery(truth.images))):
+            controls[row] |= {ORIGINAL: values} if values else {}
         labels = None
         if isinstance(recovery.value, Images):
             said = self._bench.judge_label(recovery.value.images), self._bench.judge_label(truth.images)
@@ -53,13 +59,36 @@ class Scorer:
         return Scored(residuals(self._split, features, recovery), self._metrics(truth, recovery), controls, labels)
 
     def _metrics(self, truth: Pictures, recovery: Recovery) -> list[dict[str, float]]:
-        scores: list[dict[str, float]] = [{} for _ in range(len(truth))]
-        for key, metric in self._bench.metrics.items():
-            if key in self._bench.unavailable or not isinstance(recovery.value, tuple(metric.reads)):
-                continue
-            for row, value in enumerate(metric(truth, recovery, self._bench.judge).tolist()):
-                scores[row][key] = value
+        scores = self._identities(truth, recovery)
+        for key, metric in self._available(recovery):
+            if not isinstance(metric, IdentityMetric):
+                for row, value in enumerate(metric(truth, recovery, self._bench.judge).tolist()):
+                    scores[row][key] = value
         return scores
+
+    def _identities(self, truth: Pictures, recovery: Recovery) -> list[dict[str, float]]:
+        """The metrics that ask who it is; nothing for people whom the gallery does not know."""
+        scores: list[dict[str, float]] = [{} for _ in range(len(truth))]
+        gallery = self._bench.gallery_pictures
+        if gallery is None or truth.identities is None:
+            return scores
+        for key, metric in self._available(recovery):
+            if isinstance(metric, IdentityMetric):
+                for row, value in enumerate(metric(truth, recovery, self._bench.face, gallery).tolist()):
+                    if truth.identities[row] in (gallery.identities or ()):
+                        scores[row][key] = value
+        return scores
+
+    def _available(self, recovery: Recovery) -> Iterator[tuple[str, Metric]]:
+        for key, metric in self._bench.metrics.items():
+            if key not in self._bench.unavailable and isinstance(recovery.value, tuple(metric.reads)):
+                yield key, metric
+
+    def _named(self, indices: Sequence[int], truth: Pictures) -> Pictures:
+        """The truth with its people by the names that the gallery goes by."""
+        if self._bench.gallery is None:
+            return truth
+        return replace(truth, identities=tuple(self._bench.gallery.audited[index] for index in indices))
 
     def _null_recoveries(self, indices: Sequence[int], recovery: Recovery) -> dict[str, Recovery]:
         """What an attacker without the features would hand in for these pictures."""
@@ -70,18 +99,27 @@ class Scorer:
         if constant is not None:
             found[CONSTANT] = constant
         if isinstance(recovery.value, Images):
-            mean = Images(self._bench.mean_picture.expand(count, -1, -1, -1))
-            found[MEAN_PICTURE] = Recovery(mean, (Status("stopped"),) * count, torch.zeros(count, dtype=torch.long))
+            found[MEAN_PICTURE] = _as_recovery(self._bench.mean_picture.expand(count, -1, -1, -1))
         return {name: _on_cpu(control) for name, control in found.items()}
 
-    def _shuffled(self, indices: Sequence[int], recovery: Recovery) -> dict[int, dict[str, float]]:
-        """The very recoveries scored against another picture's truth, by a fixed derangement."""
-        scores = {}
+    def _shuffled(self, indices: Sequence[int], truth: Pictures, recovery: Recovery) -> dict[int, dict[str, float]]:
+        """The very recoveries scored against another picture's truth, by a fixed derangement, of people for theirs."""
+        scores: dict[int, dict[str, float]] = {}
         for row, index in enumerate(indices):
+            own = take_recovery(recovery, [row])
             other = self._other(index)
             if other is not None:
-                scores[row] = self._metrics(other, take_recovery(recovery, [row]))[0]
+                scores[row] = self._metrics(other, own)[0]
+            person = self._somebody_else(index)
+            if person is not None:
+                # An identity metric reads nothing of the truth but the name.
+                elsewhere = replace(take(truth, [row]), identities=(person,))
+                scores[row] = scores.get(row, {}) | self._identities(elsewhere, own)[0]
         return scores
+
+    def _somebody_else(self, index: int) -> str | None:
+        gallery = self._bench.gallery
+        return None if gallery is None else gallery.others.get(gallery.audited[index])
 
     def _other(self, index: int) -> Pictures | None:
         """The truth that the picture at `index` is shuffled with: the next readable one of the derangement."""
@@ -96,6 +134,10 @@ class Scorer:
             except UnreadablePictureError:
                 continue
         return None
+
+
+def _as_recovery(images: Tensor) -> Recovery:
+    return Recovery(Images(images), (Status("stopped"),) * len(images), torch.zeros(len(images), dtype=torch.long))
 
 
 def _on_cpu(recovery: Recovery) -> Recovery:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 
@@ -14,16 +14,16 @@ from .. import data, pictures, registry, seeding, victims, wire
 from ..attacks import controls
 from ..data.features import open_leak
 from ..data.source import PictureSource
+from ..metrics.identity import IdentityMetric, needs
 from ..schema import Cut, Judge
-from ..types import Attack, Examples, Images, Knowledge, Leak, Metric, PictureFile, Recovery, SeepageError, SplitModel
+from ..types import Attack, Examples, Images, Knowledge, Leak, Metric, PictureFile, Pictures, Recovery, SplitModel
 from ..victims.cut import cut
 from ..victims.layers import Layer, default_layers, layers
 from ..victims.victim import Victim
-from ..victims.weights import check_finite
+from .judges import FaceJudge, Judges, LabelJudge
+from .people import Gallery
 from .public import examples
-from .request import DEFAULT_ATTACKS, DEFAULT_JUDGE, PICTURE_METRICS, Request, RequestError
-
-JudgeFunction = Callable[[Tensor], Tensor]
+from .request import DEFAULT_ATTACKS, IDENTITY_METRICS, PICTURE_METRICS, Request, RequestError
 
 
 class Workbench:
@@ -113,8 +113,10 @@ class Workbench:
 
     @cached_property
     def metrics(self) -> Mapping[str, Metric]:
-        """The metrics asked for, by key, those that cannot be had here included."""
+        """The metrics asked for, by key, those that cannot be had here included; a gallery asks for its own."""
         asked = self.request.metrics or PICTURE_METRICS
+        if self.request.gallery is not None and not set(asked) & set(IDENTITY_METRICS):
+            asked = (*asked, *IDENTITY_METRICS)
         return {name: registry.build("metric", name) for name in dict.fromkeys(asked)}
 
     @cached_property
@@ -122,56 +124,67 @@ class Workbench:
         """Why metrics cannot be had here, by key."""
         reasons = {key: metric.unavailable(self.victim.image_shape) for key, metric in self.metrics.items()}
         found = {key: reason for key, reason in reasons.items() if reason is not None}
-        if "agreement" in self.metrics and isinstance(self._judge, str):
-            found["agreement"] = self._judge
+        if "agreement" in self.metrics and isinstance(self._judges.label, str):
+            found["agreement"] = self._judges.label
+        for key, metric in self.metrics.items():
+            if isinstance(metric, IdentityMetric):
+                reason = self._unidentified(metric)
+                found |= {} if reason is None else {key: reason}
         return found
 
+    def _unidentified(self, metric: IdentityMetric) -> str | None:
+        if self.gallery is None or self._judges.face is None:
+            return f"it needs {needs(judge=self._judges.face is None, gallery=self.gallery is None)}"
+        return self.gallery.unavailable(metric.least_people)
+
     @cached_property
-    def _judge(self) -> Victim | str:
-        """The label judge, or why there is none."""
-        named = [text.removeprefix("label=") for text in self.request.judges]
-        for text in named:
-            if text.startswith(("face=", "text=")):
-                raise RequestError(f"--judge {text}: no metric here reads a {text.split('=')[0]} judge; label= is read")
-        if len(named) > 1:
-            raise RequestError(f"--judge: one label judge at a time, got {', '.join(named)}")
-        name = named[0] if named else DEFAULT_JUDGE
-        try:
-            judge = victims.load(name, device=str(self.device))
-        except SeepageError as error:
-            if named:
-                raise
-            return str(error)
-        check_finite(judge.model, judge.name)
-        if judge.weights_sha256 == self.victim.weights_sha256:
-            same = f"the judge {judge.name} has the victim's own weights; name another model with --judge"
-            if named:
-                raise RequestError(same)
-            return same
-        return judge
+    def _judges(self) -> Judges:
+        return Judges(self.request.judges, lambda: self.victim, self.device)
 
     @cached_property
     def judges(self) -> dict[str, Judge]:
-        """The judges of this audit, for the spec."""
-        if "agreement" not in self.metrics or isinstance(self._judge, str):
-            return {}
-        return {"label": Judge(name=self._judge.name, sha256=self._judge.weights_sha256)}
+        """The judges of this audit, for the spec.
+
+        Raises:
+            RequestError: a face judge is named that no metric would ask.
+        """
+        found = {}
+        if self._judges.face is not None and not any(isinstance(m, IdentityMetric) for m in self.metrics.values()):
+            raise RequestError("--judge face= is read by knn_distance and rank1 alone: add --gallery, which they need")
+        if self.judge is not None:
+            found["label"] = self.judge.record
+        if self.face is not None:
+            found["face"] = self.face.record
+        return found
+
+    @property
+    def judge(self) -> LabelJudge | None:
+        """The label judge as metrics take it: pictures in [0, 1] of any size to class scores."""
+        if "agreement" not in self.metrics or isinstance(self._judges.label, str):
+            return None
+        return self._judges.label
 
     @cached_property
-    def judge(self) -> JudgeFunction | None:
-        """The label judge as metrics take it: pictures in [0, 1] of any size to class scores."""
-        judge = self._judge
-        if not self.judges or isinstance(judge, str):
-            return None
-        return _JudgeFunction(judge)
+    def face(self) -> FaceJudge | None:
+        """The judge of identities, where a metric here asks it: pictures in [0, 1] of any size to embeddings."""
+        asking = [key for key, metric in self.metrics.items() if isinstance(metric, IdentityMetric)]
+        return self._judges.face if any(key not in self.unavailable for key in asking) else None
 
     def judge_label(self, images: Tensor) -> list[str] | None:
         """What the judge says of each picture, in words."""
-        if self.judge is None or isinstance(self._judge, str):
+        return None if self.judge is None else self.judge.words(images)
+
+    @cached_property
+    def gallery(self) -> Gallery | None:
+        """Other pictures of the people under audit, where they are named; those under audit left out by hash."""
+        if self.request.gallery is None:
             return None
-        classes = self._judge.classes
-        top = self.judge(images).argmax(1).tolist()
-        return [str(index) if classes is None else classes[index] for index in top]
+        return Gallery(self.source, data.open_source(self.request.gallery), self.victim_load, self.request.seed)
+
+    @cached_property
+    def gallery_pictures(self) -> Pictures | None:
+        """The gallery as metrics take it, where one asks for it; loading it computes its embeddings."""
+        return None if self.gallery is None or self.face is None else self.gallery.pictures(self.face)
 
     @cached_property
     def public(self) -> PictureSource | None:
@@ -330,30 +343,6 @@ def residuals(split: SplitModel, features: Tensor, recovery: Recovery) -> list[f
     off = (again - target).flatten(1).norm(dim=1)
     size = target.flatten(1).norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
     return [float(value) for value in (off / size).tolist()]
-
-
-class _JudgeFunction:
-    """A victim as judge: resizes to its own input and remembers what it said of the last pictures."""
-
-    def __init__(self, judge: Victim) -> None:
-        self._victim = judge
-        self._device = next(judge.model.parameters()).device
-        self._said: dict[bytes, Tensor] = {}
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        size = self._victim.image_shape[1:]
-        if images.shape[2:] != size:
-            images = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
-        return torch.cat([self._one(image) for image in images])
-
-    def _one(self, image: Tensor) -> Tensor:
-        key = hashlib.sha256(image.detach().cpu().contiguous().numpy().tobytes()).digest()
-        if key not in self._said:
-            if len(self._said) >= 256:
-                self._said.clear()
-            self._said[key] = self._victim.model(self._victim.normalise(image[None].to(self._device))).cpu()
-        return self._said[key]
 
 
 @lru_cache(maxsize=8)

@@ -45,8 +45,9 @@ def audit(
     metric: Annotated[Many, typer.Option(help="repeat for several (see `seepage metrics`)")] = None,
     wire: Annotated[str | None, typer.Option(help="fp32, fp16, bf16 or int8")] = None,
     public: Annotated[str | None, typer.Option(help="pictures that the attacker owns")] = None,
+    gallery: Annotated[str | None, typer.Option(help="other pictures of the same people, to judge identities")] = None,
     leak: Annotated[str | None, typer.Option(help="score a stored dump whose rows are IMAGES")] = None,
-    judge: Annotated[Many, typer.Option(help="[label=]VICTIM: an independent model that judges labels")] = None,
+    judge: Annotated[Many, typer.Option(help="an independent model: [label=]VICTIM or face=VICTIM[:LAYER]")] = None,
     effort: Annotated[str | None, typer.Option(help="quick, standard or full: what an attack may spend")] = None,
     size: Annotated[int | None, typer.Option(help="input size in pixels, where the victim allows another")] = None,
     limit: Annotated[int | None, typer.Option(help="use N pictures, spread over their labels")] = None,
@@ -65,8 +66,9 @@ def audit(
     Without arguments: MobileNetV2, four photographs, its five default cuts, the default attacks, quickly. The last line
     on stdout is the path of the HTML report; the same command again finishes what is missing.
     """
+    from ..audit.judges import judges_of
     from ..audit.plan import forecast, jobs
-    from ..audit.request import DEFAULT_JUDGE, Request, read_spec
+    from ..audit.request import Request, read_spec
     from ..audit.run import run_audit
     from ..audit.workbench import Workbench
 
@@ -82,6 +84,7 @@ def audit(
         "metrics": metric,
         "wire": wire,
         "public": public,
+        "gallery": gallery,
         "leak": leak,
         "judges": judge,
         "effort": effort,
@@ -97,8 +100,7 @@ def audit(
     if not any(key in values for key in ("victim", "images")):
         values.setdefault("effort", "quick")
     request = Request(**values)
-    judged = not request.metrics or "agreement" in request.metrics
-    fetch_for(request.victim, *((request.judges or (DEFAULT_JUDGE,)) if judged else ()))
+    fetch_for(request.victim, *judges_of(request))
     bench = Workbench(request)
     grid = jobs(bench)
     _check(conditions, bench)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..types import Images, NotRunError, Pictures, Recovery, SeepageError, Shape
 
 Judge = Callable[[Tensor], Tensor]
-"""Maps pictures "b 3 h w" in [0, 1] to scores "b classes"."""
+"""Maps pictures "b 3 h w" in [0, 1] to scores "b classes", or to embeddings "b d"."""
 
 
 class ImageMetric(ABC):
@@ -42,7 +42,7 @@ class ImageMetric(ABC):
             NotRunError: this metric cannot be had here; the message says why.
             SeepageError: the recovery holds no pictures, or others in number or shape than the truth.
         """
-        originals, recovered = truth.images, _pictures_of(recovery, type(self).__name__)
+        originals, recovered = truth.images, pictures_of(recovery, type(self).__name__)
         if recovered.shape != originals.shape:
             raise SeepageError(
                 f"{type(self).__name__} compares pictures of one shape, got {tuple(recovered.shape)} recovered and "
@@ -68,7 +68,12 @@ class ImageMetric(ABC):
         return self.score(original.double().clamp(0, 1), recovered.double().clamp(0, 1), judge)
 
 
-def _pictures_of(recovery: Recovery, name: str) -> Tensor:
+def pictures_of(recovery: Recovery, name: str) -> Tensor:
+    """Return the recovered pictures.
+
+    Raises:
+        SeepageError: the recovery holds something else; the message names the metric.
+    """
     if not isinstance(recovery.value, Images):
         raise SeepageError(f"{name} scores recovered pictures, got {type(recovery.value).__name__}")
     return recovery.value.images

@@ -81,6 +81,19 @@ _MEASURES = (
         higher_leaks=False,
         style="significant",
     ),
+    Measure(
+        "rank1",
+        "Identified",
+        "share of recovered pictures whose nearest gallery picture, by a face judge's features, is of the same person",
+        style="percent",
+    ),
+    Measure(
+        "knn_distance",
+        "KNN distance",
+        "smallest distance from the recovered picture to other pictures of the same person, in a face judge's features",
+        higher_leaks=False,
+        style="significant",
+    ),
 )
 _BY_KEY: Mapping[str, Measure] = {measure.key: measure for measure in _MEASURES}
 
