@@ -62,7 +62,15 @@ def unpooled():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
 
 
-for function in (faces, classifier, unpooled):
+def nested():
+    torch.manual_seed(4)
+    head = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 4))
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    model.num_classes = 4
+    return model
+
+
+for function in (faces, classifier, unpooled, nested):
     function.image_shape = (3, 8, 8)
 '''
 
@@ -212,6 +220,8 @@ def test_a_classifier_judges_by_what_lies_before_its_scores(
     cell = audit(seepage, victim, people, tmp_path / "a", *base, f"face={networks}:classifier")
     assert cell.spec.judges["face"].name.endswith(":classifier:embed")
     assert cell.samples[0].metrics["knn_distance"] == pytest.approx(distance("1.png", "anna"), rel=1e-4)
+    nested = audit(seepage, victim, people, tmp_path / "c", *base, f"face={networks}:nested")
+    assert nested.spec.judges["face"].name.endswith(":nested:2.1")
     named = audit(seepage, victim, people, tmp_path / "b", *base, f"face={networks}:classifier:pool")
     assert named.spec.judges["face"].name.endswith(":pool")
     assert named.samples[0].metrics["knn_distance"] == pytest.approx(distance("1.png", "anna") / 10, rel=1e-4)

@@ -15,7 +15,7 @@ from ..registry import suggest
 from ..schema import Judge
 from ..types import SeepageError, Shape
 from ..victims.cut import cut
-from ..victims.layers import layers
+from ..victims.layers import boundaries, look
 from ..victims.victim import Victim
 from ..victims.weights import check_finite
 from .request import DEFAULT_JUDGE, Request, RequestError
@@ -173,12 +173,14 @@ def split_layer(text: str) -> tuple[str, str | None]:
 
 def _embedding(judge: Victim, text: str) -> str:
     """The vector to compare people by: a classifier's last before its scores, else the network's last."""
-    vectors = [row.name for row in layers(judge) if row.shape[:1] == (math.prod(row.shape),)]
+    seen = look(judge)
+    vectors = [call for call in boundaries(judge, seen) if call.shape[:1] == (math.prod(call.shape),)]
     if judge.scores:
-        vectors = vectors[:-1]
+        # A container and its last child end in the same scores.
+        vectors = [call for call in vectors if call.gives != vectors[-1].gives]
     if not vectors:
         raise RequestError(f"--judge face={text} gives no one vector a picture: name the layer, face={text}:LAYER")
-    return vectors[-1]
+    return vectors[-1].label
 
 
 def _device(victim: Victim) -> torch.device:
