@@ -27,14 +27,12 @@ from ..types import (
     Shape,
     Status,
 )
+from .blocks import Residual, Spread, coarse
 from .inversion import recover_rows
-from .learning import Course, Lesson, Pairs, Source, moments, public, synthetic
+from .learning import Course, Lesson, Moments, Pairs, Source, public, synthetic
 from .networks import SLOPE, SavedAttackError, drawn, read, write
 
 _THINNEST = 16
-_SQUEEZED = 256
-_FEWEST_ROWS = 4
-_BRANCH = 0.3
 
 
 @register("attack", "decoder")
@@ -56,15 +54,15 @@ class Decoder:
 
     train: Source = "synthetic"
     pictures: int = 384
-    steps: int = 1200
+    steps: int = 800
     batch: int = 8
     lr: float = 3e-3
     width: int = 64
 
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
-        "quick": {"pictures": 96, "steps": 150},
+        "quick": {"pictures": 96, "steps": 100},
         "standard": {},
-        "full": {"pictures": 1536, "steps": 8000},
+        "full": {"pictures": 1536, "steps": 6000},
     }
 
     @property
@@ -100,7 +98,10 @@ class Decoder:
         lessons, held = self._lessons(knowledge, generator)
         shape, device = next(((tuple(f.shape[1:]), f.device) for f, _ in lessons), ((1,), torch.device("cpu")))
         layout = Layout.of(shape, knowledge.image_shape)
-        mean, spread = moments(layout.arrange(features) for features, _ in lessons)
+        moments = Moments()
+        for features, _ in lessons:
+            moments.add(layout.arrange(features))
+        mean, spread = moments.result()
         plan = Plan(shape, knowledge.image_shape, self.width)
         network = drawn(lambda: DecoderNetwork(plan), generator, device)
         network.mean.copy_(mean)
@@ -207,7 +208,7 @@ class DecoderNetwork(nn.Module):
         self.register_buffer("spread", torch.ones(1, channels, 1, 1))
         self.start: nn.Module
         if self.layout.order == "vector":
-            rows, columns = _coarse(*self.size)
+            rows, columns = coarse(*self.size)
             self.start = Spread(channels, plan.width, rows, columns)
         else:
             self.start = nn.Conv2d(channels, plan.width, 3, padding=1)
@@ -235,39 +236,3 @@ class DecoderNetwork(nn.Module):
             x = nn.functional.interpolate(x, self.size, mode="bilinear", align_corners=False, antialias=True)
         picture: Tensor = self.end(x)
         return picture.sigmoid()
-
-
-class Residual(nn.Module):
-    """x + 0.3 f(x), f two convolutions: near the identity at first, so that depth needs no norm."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first, self.second = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Return as many maps of the same size."""
-        branch: Tensor = self.second(nn.functional.leaky_relu(self.first(x), SLOPE))
-        return x + _BRANCH * branch
-
-
-class Spread(nn.Module):
-    """A vector as a grid: every place has a linear map of its own, a long vector is narrowed first."""
-
-    def __init__(self, given: int, made: int, rows: int, columns: int) -> None:
-        super().__init__()
-        self.shape = made, rows, columns
-        kept = min(given, _SQUEEZED)
-        self.squeeze = nn.Linear(given, kept) if kept < given else nn.Identity()
-        self.place = nn.Linear(kept, made * rows * columns)
-
-    def forward(self, x: Float[Tensor, "b k 1 1"]) -> Float[Tensor, "b c r s"]:
-        """Return a grid."""
-        placed: Tensor = self.place(self.squeeze(x.flatten(1)))
-        return placed.view(-1, *self.shape)
-
-
-def _coarse(height: int, width: int) -> tuple[int, int]:
-    """Return the picture's size halved as often as leaves its smaller side at least 4."""
-    while min(height, width) >= 2 * _FEWEST_ROWS:
-        height, width = math.ceil(height / 2), math.ceil(width / 2)
-    return height, width

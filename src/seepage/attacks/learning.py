@@ -165,23 +165,29 @@ def _sound(lesson: Lesson, limit: int | None) -> Lesson:
     return tuple(part[rows.to(part.device)] for part in lesson)
 
 
-def moments(grids: Iterable[Float[Tensor, "b c h w"]]) -> tuple[Float[Tensor, "1 c 1 1"], Float[Tensor, "1 c 1 1"]]:
-    """Return each channel's mean and standard deviation, the latter 1 where nothing varies.
+class Moments:
+    """Each channel's mean and deviation over pictures, those that are not finite left out."""
 
-    Raises:
-        TrainingError: there is nothing.
-    """
-    count = 0
-    total: Tensor | None = None
-    square: Tensor | None = None
-    for grid in grids:
+    def __init__(self) -> None:
+        self.count = 0
+        self.sums: tuple[Tensor, Tensor] | None = None
+
+    def add(self, grid: Float[Tensor, "b c h w"]) -> None:
+        """Count in a batch."""
         for row in grid[torch.isfinite(grid.flatten(1)).all(1)].double():
-            one, two = row.sum((1, 2)), row.square().sum((1, 2))
-            total, square = (one, two) if total is None or square is None else (total + one, square + two)
-            count += row[0].numel()
-    if total is None or square is None:
-        raise TrainingError("there is nothing to learn from: no picture with finite features")
-    mean = total / count
-    spread = (square / count - mean.square()).clamp_min(0).sqrt()
-    spread = torch.where(spread > 1e-6 * mean.abs().clamp_min(1e-6), spread, 1.0)
-    return mean.float().view(1, -1, 1, 1), spread.float().view(1, -1, 1, 1)
+            sums = row.sum((1, 2)), row.square().sum((1, 2))
+            self.sums = sums if self.sums is None else (self.sums[0] + sums[0], self.sums[1] + sums[1])
+            self.count += row[0].numel()
+
+    def result(self) -> tuple[Float[Tensor, "1 c 1 1"], Float[Tensor, "1 c 1 1"]]:
+        """Return mean and standard deviation, the latter 1 where nothing varies.
+
+        Raises:
+            TrainingError: nothing was counted.
+        """
+        if self.sums is None:
+            raise TrainingError("there is nothing to learn from: no picture with finite features")
+        mean = self.sums[0] / self.count
+        spread = (self.sums[1] / self.count - mean.square()).clamp_min(0).sqrt()
+        spread = torch.where(spread > 1e-6 * mean.abs().clamp_min(1e-6), spread, 1.0)
+        return mean.float().view(1, -1, 1, 1), spread.float().view(1, -1, 1, 1)

@@ -29,7 +29,7 @@ def drawn(make: Callable[[], N], generator: torch.Generator, device: torch.devic
     """Return what `make` builds, its weights drawn from `generator` and not from global state.
 
     Convolutions and linear maps start as He et al. (2015) for a leaky ReLU of `SLOPE`, their biases and all else at
-    zero, norms at one. Buffers must be set by the caller.
+    zero, norms at one. Buffers must be set by the caller, and nothing else may be computed in `make`.
     """
     with torch.device("meta"):
         network = make()
