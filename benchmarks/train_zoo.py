@@ -209,6 +209,7 @@ def main() -> None:
         source.parent.mkdir(exist_ok=True)
         state = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
         save_file({key: value.half().contiguous() for key, value in state.items()}, source)
+        source.chmod(0o644)
     shipped = cifar.NETWORKS[options.name]()
     fit(shipped, read_state(source), source.name)
     right, pictures = measure(shipped, archive)

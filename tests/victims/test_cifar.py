@@ -24,7 +24,7 @@ from seepage.victims.victim import state_sha256
 from seepage.victims.zoo import _ENTRIES
 
 NAMES = ("cifar_resnet20", "cifar_resnet56", "cifar_preact_resnet20", "cifar_preact_resnet56")
-SHIPPED: tuple[str, ...] = ()
+SHIPPED: tuple[str, ...] = ("cifar_preact_resnet20",)
 STEM = {"cifar_resnet20": "relu", "cifar_preact_resnet20": "conv1"}
 
 
