@@ -147,7 +147,7 @@ def _mobilenet_preprocessing(size: int | None) -> Preprocessing:
 
 def _cifar(name: str, about: str, shipped: bool = False) -> _Entry:
     return _Entry(
-        f"{about}, 32 pixels",
+        f"{about}, 32 pixels" + ("" if shipped else "; weights from a file of yours"),
         cifar.NETWORKS[name],
         cifar.preprocessing,
         cifar.boundaries,
@@ -186,13 +186,13 @@ _ENTRIES = {
         _IMAGENET,
     ),
     "cifar_preact_resnet20": _cifar(
-        "cifar_preact_resnet20", "pre-activation ResNet-20 trained on CIFAR-10, 0.27 M parameters", shipped=True
+        "cifar_preact_resnet20", "Pre-activation ResNet-20 trained on CIFAR-10, 0.27 M parameters", shipped=True
     ),
     "cifar_preact_resnet56": _cifar(
-        "cifar_preact_resnet56", "pre-activation ResNet-56 for CIFAR-10, 0.85 M parameters; weights from a file"
+        "cifar_preact_resnet56", "Pre-activation ResNet-56 for CIFAR-10, 0.85 M parameters"
     ),
     "cifar_resnet20": _cifar("cifar_resnet20", "ResNet-20 trained on CIFAR-10, 0.27 M parameters", shipped=True),
-    "cifar_resnet56": _cifar("cifar_resnet56", "ResNet-56 for CIFAR-10, 0.85 M parameters; weights from a file"),
+    "cifar_resnet56": _cifar("cifar_resnet56", "ResNet-56 for CIFAR-10, 0.85 M parameters"),
     "ir_50": _face("IR-50, a face recogniser of 43.6 M parameters", partial(faces.FaceResNet, 50), faces.arcface_view),
     "ir_152": _face(
         "IR-152, a face recogniser of 70.7 M parameters", partial(faces.FaceResNet, 152), faces.arcface_view
