@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -152,6 +154,23 @@ def test_a_face_recogniser_without_weights_says_what_to_type(name: str) -> None:
         victims.load(f"zoo/{name}@LFW")
 
 
+@pytest.mark.parametrize("size", [(92, 112), (112, 60), (112, 112), (1, 112)])
+def test_a_face_is_seen_whole_with_its_edge_repeated(size: tuple[int, int]) -> None:
+    width, height = size
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    across, down = 112 - width, 112 - height
+    expected = np.pad(pixels, ((down // 2, down - down // 2), (across // 2, across - across // 2), (0, 0)), mode="edge")
+    view = victims.load("zoo/mobilefacenet@random").picture(Image.fromarray(pixels))
+    assert torch.equal(view, torch.from_numpy(expected).permute(2, 0, 1) / 255)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 150), (640, 480), (9000, 45)])
+def test_pictures_of_any_shape_fill_the_square(size: tuple[int, int]) -> None:
+    view = faces.arcface_view().transform(Image.new("RGB", size, (255, 0, 51)))
+    assert view.shape == (3, 112, 112)
+    assert torch.equal(view, torch.tensor([1.0, 0.0, 0.2]).view(3, 1, 1).expand(3, 112, 112))
+
+
 def test_another_size_than_112_is_refused_in_one_line() -> None:
     with pytest.raises(SeepageError, match="does not take pictures of 160x160"):
         victims.load("zoo/mobilefacenet@random", size=160)
@@ -170,10 +189,9 @@ def test_mobilefacenets_weights_tell_people_apart(research_data: Path) -> None:
     number = [int(entry.path.stem) for entry in people.entries]
     gallery = [index for index in range(400) if number[index] <= 5]
     probes = [index for index in range(400) if number[index] > 5]
-    assert rank1(unit, probes, gallery, names) > 0.9
-    # Against all other pictures, as the weights' own figure of 98.25 % was measured.
+    assert rank1(unit, probes, gallery, names) > 0.95
     everybody = list(range(400))
-    assert rank1(unit, everybody, everybody, names) > 0.95
+    assert rank1(unit, everybody, everybody, names) > 0.98
     shuffled = unit[torch.randperm(400, generator=torch.Generator().manual_seed(0))]
     assert rank1(shuffled, probes, gallery, names) < 0.2
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
 
 from .families import expand, spread
-from .preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, shorter_edge
+from .preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 SIDE = 112
 _HALF = (0.5, 0.5, 0.5)
@@ -141,14 +144,38 @@ class MobileFaceNet(nn.Module):
         return embeddings
 
 
+@dataclass(frozen=True)
+class _Padded:
+    """The whole picture in a square of `side` pixels; what is left beside it repeats its edge."""
+
+    side: int
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        scale = self.side / max(image.size)
+        width, height = (max(1, round(scale * length)) for length in image.size)
+        # Resized before it is padded: a sliver's square would be huge.
+        resized = image.resize((width, height), Image.Resampling.BILINEAR)
+        left, top = (self.side - width) // 2, (self.side - height) // 2
+        padding = [left, top, self.side - width - left, self.side - height - top]
+        padded: Tensor = F.pad(F.pil_to_tensor(resized), padding, padding_mode="edge")
+        scaled: Tensor = F.convert_image_dtype(padded, torch.float32)
+        return scaled
+
+
 def arcface_view(size: int | None = None) -> Preprocessing:
     """Return how the IR networks see a picture: 112 pixels, from [0, 1] to [-1, 1]."""
-    return shorter_edge(size or SIDE, size or SIDE, InterpolationMode.BILINEAR, mean=_HALF, std=_HALF)
+    return _whole(size, _HALF, _HALF)
 
 
 def mobilefacenet_view(size: int | None = None) -> Preprocessing:
     """Return how MobileFaceNet sees a picture: 112 pixels, ImageNet's mean and deviation."""
-    return shorter_edge(size or SIDE, size or SIDE, InterpolationMode.BILINEAR, IMAGENET_MEAN, IMAGENET_STD)
+    return _whole(size, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _whole(size: int | None, mean: tuple[float, ...], std: tuple[float, ...]) -> Preprocessing:
+    side = size or SIDE
+    words = f"resize the longer edge to {side} (bilinear), pad to {side}x{side} with the edge's pixels"
+    return Preprocessing(_Padded(side), (3, side, side), words, mean, std)
 
 
 def boundaries(model: FaceResNet | MobileFaceNet) -> tuple[str, ...]:
