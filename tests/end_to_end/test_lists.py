@@ -30,7 +30,7 @@ def test_layers_lists_legal_cuts(victim: str, seepage: Run) -> None:
 
 def test_what_there_is_is_listed(seepage: Run) -> None:
     for command, expected in (
-        ("attacks", {"rmle", "joint", "peel"}),
+        ("attacks", {"rmle", "joint", "peel", "deep-image-prior", "divide", "decoder", "gan"}),
         ("metrics", {"mse", "psnr", "ssim", "ms_ssim", "lpips", "agreement"}),
         ("victims", {"torchvision", "timm", "open_clip", "hf", "zoo", "module"}),
         ("datasets", {"samples"}),
