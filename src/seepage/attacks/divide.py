@@ -60,7 +60,7 @@ class Divide:
 
     train: Source = "synthetic"
     pictures: int = 240
-    steps: int = 1200
+    steps: int = 600
     batch: int = 8
     lr: float = 3e-3
     width: int = 48
@@ -71,9 +71,9 @@ class Divide:
     tolerance: float = 1e-3
 
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
-        "quick": {"pictures": 96, "steps": 200, "refine": 40},
+        "quick": {"pictures": 96, "steps": 80, "refine": 40},
         "standard": {},
-        "full": {"pictures": 960, "steps": 6000, "refine": 400},
+        "full": {"pictures": 960, "steps": 4000, "refine": 400},
     }
 
     @property

@@ -109,12 +109,13 @@ class Course:
             if (step + 1) % every and step + 1 < self.steps:
                 continue
             tell((step + 1) / self.steps)
-            found = self._test(loss, tests) if len(tests[0]) else float(value)
+            found = self._test(loss, tests) if len(tests[0]) else float(value.detach())
             since += 1
             if found < best:
                 best, kept, since = found, copy.deepcopy(network.state_dict()), 0
             if since == _PATIENCE:
                 break
+        tell(1.0)
         if kept is None:
             raise TrainingError("the loss was not finite before the first check: try a lower lr")
         network.load_state_dict(kept)
@@ -134,9 +135,9 @@ def _forever(lessons: Iterable[Lesson], batch: int, generator: torch.Generator) 
         reading = iter(lessons)
         while pool := list(_some(reading, _SHUFFLED)):
             rows = _sound(_joined(pool), None)
+            count += len(rows[0])
             order = torch.randperm(len(rows[0]), generator=generator)
-            for chosen in torch.split(order, batch):
-                count += len(chosen)
+            for chosen in torch.split(order, batch) if len(order) else ():
                 yield tuple(part[chosen.to(part.device)] for part in rows)
         if not count:
             raise TrainingError("there is nothing to learn from: no picture with finite features")
