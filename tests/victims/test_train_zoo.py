@@ -20,7 +20,7 @@ from seepage import victims
 from seepage.victims import cifar
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SHIPPED: tuple[str, ...] = ("cifar_preact_resnet20",)
+SHIPPED = ("cifar_resnet20", "cifar_preact_resnet20")
 
 
 @pytest.fixture(scope="module")
