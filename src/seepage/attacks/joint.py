@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..priors import Ridge, RidgeDecoder, dead_leaves, total_variation
+from ..priors import Ridge, RidgeDecoder, Spectrum, dead_leaves, total_variation
 from ..registry import register
 from ..solvers import Adam, LevenbergMarquardt
 from ..types import (
@@ -25,16 +25,18 @@ from ..types import (
     Progress,
     Recoverer,
     Recovery,
+    Solution,
     Status,
 )
 from .inversion import GREY, determined, ended, leak_shape, recover_rows, scaled, sizes, white_box
 
 # Weights of total variation, and how they are tried where a leak leaves the picture open.
 _LADDER = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-_MIDDLE = 4
+_MIDDLE = 2
 _TRIAL_STEPS = 40
+_RATES = (0.004, 0.03)
 _HELD_OUT = 2
-_GREY_TV = 20.0
+_GREY_TV = 3.0
 
 
 @register("attack", "joint")
@@ -44,13 +46,14 @@ class Joint:
 
     1. A start: `start=ridge` decodes patches of features by a ridge regression fitted on `pictures` synthetic
        dead-leaves pictures (auxiliary: synthetic); `start=grey` needs nothing.
-    2. `steps` of Adam at rate `lr` with total variation, its weight falling geometrically from `tv` to `tv_end`.
+    2. `steps` of Adam at rate `lr` with total variation, its weight falling geometrically from `tv` to `tv_end`, in
+       coordinates in which natural pictures are white (`priors.Spectrum`).
     3. `newton` steps of Levenberg-Marquardt without a prior, each of at most `inner` products with J^T J.
 
     Where the leak has fewer numbers than the picture, many pictures explain it and the prior decides between them: in
     place of 2 and 3 come `open_steps` of Adam at rate `open_lr`, the weight falling from `open_tv` to a fifth of it.
-    `open_tv=0` takes the weight that serves synthetic pictures best which the start was not fitted on, and stays at the
-    start where none improves on it; from a grey start, which uses no pictures, it means 20.
+    `open_tv=0` takes rate and weight that serve synthetic pictures best which the start was not fitted on, and stays at
+    the start where none improves on it; from a grey start, which uses no pictures, it means 3 at the rate given.
 
     White-box. A row has converged at a relative residual of at most `tolerance`. A pass is one forward run with or
     without its backward.
@@ -59,18 +62,18 @@ class Joint:
     start: Literal["ridge", "grey"] = "ridge"
     pictures: int = 24
     steps: int = 600
-    lr: float = 0.05
+    lr: float = 0.03
     tv: float = 0.3
     tv_end: float = 3e-4
     newton: int = 5
     inner: int = 100
     open_steps: int = 100
-    open_lr: float = 0.02
+    open_lr: float = 0.004
     open_tv: float = 0.0
     tolerance: float = 1e-3
 
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
-        "quick": {"steps": 60, "lr": 0.03, "tv": 0.1, "tv_end": 1e-3, "newton": 3, "inner": 40, "open_steps": 60},
+        "quick": {"steps": 60, "lr": 0.02, "tv": 0.1, "tv_end": 1e-3, "newton": 3, "inner": 40, "open_steps": 60},
         "standard": {},
         "full": {"steps": 2000, "newton": 24, "inner": 120, "open_steps": 300},
     }
@@ -106,17 +109,16 @@ class Joint:
         prefix = white_box(knowledge, "joint")
         seed = generator.initial_seed()
         if self.start == "grey":
-            grey = self._descent(prefix, self.open_tv or _GREY_TV)
+            grey = self._descent(prefix, self.open_tv or _GREY_TV, self.open_lr)
             return JointRecoverer(self, prefix, knowledge.image_shape, seed, grey, None, None)
         device = next((weight.device for weight in prefix.parameters()), torch.device("cpu"))
         with torch.no_grad():
             decoder, mean = Ridge(self.pictures).fit(
                 prefix, knowledge.image_shape, generator, device=device, progress=progress
             )
-        weight: float | None = self.open_tv
+        descent: Adam | None = self._descent(prefix, self.open_tv, self.open_lr)
         if not determined(prefix) and self.open_tv == 0:
-            weight = self._choose(prefix, decoder, dead_leaves(_HELD_OUT, knowledge.image_shape, generator).to(device))
-        descent = None if weight is None else self._descent(prefix, weight)
+            descent = self._choose(prefix, decoder, dead_leaves(_HELD_OUT, knowledge.image_shape, generator).to(device))
         return JointRecoverer(self, prefix, knowledge.image_shape, seed, descent, decoder, mean)
 
     def load(self, path: Path, knowledge: Knowledge) -> Recoverer:
@@ -125,32 +127,33 @@ class Joint:
         seed = saved.pop("seed")
         return Joint(**saved).fit(knowledge, torch.Generator().manual_seed(seed))
 
-    def _descent(self, prefix: Prefix, open_tv: float) -> Adam:
+    def _descent(self, prefix: Prefix, open_tv: float, open_lr: float) -> Adam:
         if determined(prefix):
             return Adam(self.steps, self.lr, penalty_start=self.tv, penalty_end=self.tv_end)
-        return Adam(self.open_steps, self.open_lr, penalty_start=open_tv, penalty_end=open_tv / 5)
+        return Adam(self.open_steps, open_lr, penalty_start=open_tv, penalty_end=open_tv / 5)
 
-    def _choose(self, prefix: Prefix, decoder: RidgeDecoder, truth: Tensor) -> float | None:
-        """Climb the ladder of weights to the one that serves these pictures best; None where the start does."""
+    def _choose(self, prefix: Prefix, decoder: RidgeDecoder, truth: Tensor) -> Adam | None:
+        """Take the rate, then climb the ladder of weights to the descent that serves these pictures best.
+
+        None where the start does.
+        """
         with torch.no_grad():
             features = prefix(truth)
         start = decoder(features)
         z = (features, sizes(features))
 
-        def error(weight: float) -> float:
-            adam = replace(self._descent(prefix, weight), steps=min(self.open_steps, _TRIAL_STEPS))
-            found = adam.solve(scaled(prefix), start, z, penalty=total_variation, lower=0.0, upper=1.0)
-            return _log_error(_images(found.x), truth)
+        def error(place: int, rate: float) -> float:
+            adam = replace(self._descent(prefix, _LADDER[place], rate), steps=min(self.open_steps, _TRIAL_STEPS))
+            return _log_error(_descended(adam, prefix, start, z)[0], truth)
 
-        seen = {place: error(_LADDER[place]) for place in (_MIDDLE, _MIDDLE + 1)}
-        step = 1 if seen[_MIDDLE + 1] < seen[_MIDDLE] else -1
-        best = min(seen, key=lambda place: seen[place])
-        while 0 <= best + step < len(_LADDER):
-            seen[best + step] = error(_LADDER[best + step])
-            if not seen[best + step] < seen[best]:
+        least, rate = min((error(_MIDDLE, rate), rate) for rate in _RATES)
+        best = _MIDDLE
+        for step in (1, -1):
+            while 0 <= best + step < len(_LADDER) and (found := error(best + step, rate)) < least:
+                least, best = found, best + step
+            if best != _MIDDLE:
                 break
-            best += step
-        return _LADDER[best] if seen[best] < _log_error(start, truth) else None
+        return self._descent(prefix, _LADDER[best], rate) if least < _log_error(start, truth) else None
 
 
 class JointRecoverer(Recoverer):
@@ -179,15 +182,17 @@ class JointRecoverer(Recoverer):
 
         def search(features: Tensor, rows: Sequence[int]) -> tuple[Tensor, Sequence[Status], Tensor]:
             attack, z = self.attack, (features, sizes(features))
-            residual = scaled(self.prefix)
-            descent = self.descent or Adam(0)
-            found = descent.solve(residual, self._start(features), z, penalty=total_variation, lower=0.0, upper=1.0)
+            images = self._start(features)
+            if self.descent is not None:
+                images, found = _descended(self.descent, self.prefix, images, z)
+            else:
+                found = Adam(0).solve(scaled(self.prefix), images, z)
             passes = found.passes
             if attack.newton and determined(self.prefix):
                 newton = LevenbergMarquardt(attack.newton, attack.inner)
-                found = newton.solve(residual, _images(found.x), z, lower=0.0, upper=1.0)
-                passes = passes + found.passes
-            return _images(found.x), ended(found.residual, found.status, attack.tolerance), passes
+                found = newton.solve(scaled(self.prefix), images, z, lower=0.0, upper=1.0)
+                images, passes = _images(found.x), passes + found.passes
+            return images, ended(found.residual, found.status, attack.tolerance), passes
 
         return recover_rows(leak, leak_shape(self.prefix), self.image_shape, search)
 
@@ -207,6 +212,18 @@ class JointRecoverer(Recoverer):
         if self.decoder is None:
             return features.new_full((len(features), *self.image_shape), GREY)
         return self.decoder(features)
+
+
+def _descended(descent: Adam, prefix: Prefix, start: Tensor, z: tuple[Tensor, Tensor]) -> tuple[Tensor, Solution]:
+    """Descend from pictures in the spectrum's coordinates; return pictures, and the solution in coordinates."""
+    spectrum, residual = Spectrum(), scaled(prefix)
+    found = descent.solve(
+        lambda u, target: residual(spectrum.decode(u), target),
+        spectrum.encode(start),
+        z,
+        penalty=lambda u: total_variation(spectrum.decode(u)),
+    )
+    return spectrum.decode(_images(found.x)), found
 
 
 def _log_error(images: Tensor, truth: Tensor) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .dead_leaves import dead_leaves
 from .ridge import Ridge, RidgeDecoder
+from .spectrum import Spectrum
 from .tv import total_variation
 
-__all__ = ["Ridge", "RidgeDecoder", "dead_leaves", "total_variation"]
+__all__ = ["Ridge", "RidgeDecoder", "Spectrum", "dead_leaves", "total_variation"]
