@@ -60,7 +60,7 @@ class Gan:
     starts: int = 4
     steps: int = 200
     lr: float = 0.05
-    prior: float = 1e-3
+    prior: float = 0.1
     tolerance: float = 1e-3
 
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
