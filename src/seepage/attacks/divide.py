@@ -67,7 +67,7 @@ class Divide:
     cycle: float = 0.3
     refine: int = 100
     tv: float = 0.1
-    open_tv: float = 10.0
+    open_tv: float = 3.0
     tolerance: float = 1e-3
 
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
