@@ -23,7 +23,7 @@ def cells(folder: Path) -> dict[str, dict[str, Any]]:
 def test_each_runs_and_says_what_it_needed(victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:
     attacks = (
         *("--attack", "deep-image-prior:steps=40,channels=4"),
-        *("--attack", "divide:steps=20,pictures=20,width=8,refine=30"),
+        *("--attack", "divide:steps=80,pictures=60,width=16,refine=150"),
         *("--attack", "decoder:steps=40,pictures=30,width=16"),
         *("--attack", "gan"),
     )
