@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup audit test lint bench bench-layers docs clean
+.PHONY: help setup audit test lint bench bench-inversion bench-layers docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -33,6 +33,9 @@ test: lint  ## lint, then the tests
 bench: setup  ## the benchmarks whose figures the documents quote
 	$(BIN)/python benchmarks/first_audit.py
 	$(BIN)/python benchmarks/joint_vs_rmle.py
+
+bench-inversion: setup  ## attack x victim x depth, on the research data that SEEPAGE_DATA names
+	$(BIN)/python benchmarks/inversion.py
 
 bench-layers: setup  ## the cut law on every architecture at full size
 	$(BIN)/python benchmarks/layers.py

@@ -1,0 +1,203 @@
+"""Pictures from features: attack x victim x depth, through the audit's own store.
+
+    SEEPAGE_DATA=... python benchmarks/inversion.py [--rows NAME]... [--list]
+
+A row is a cell of an audit: a kill loses nothing, the same command goes on, and the table is written after every row.
+CIFAR rows use 32 test files of `cifar10_jpeg.zip` (lossy JPEGs), 224-pixel rows 8 ImageNet samples of the second half
+of the alphabet; settings were tuned on training files and on the first half. Seconds and passes are a picture's,
+fitting included. Writes `results/inversion.md` and `.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from seepage import assets
+from seepage.audit.request import Request
+from seepage.audit.run import run_audit
+from seepage.data.archive import folder_of
+from seepage.schema import Cell
+
+RESULTS = Path(__file__).parent / "results"
+SMALL, LARGE = 32, 8
+METRICS = ("mse", "psnr", "ssim")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One victim at one layer, attacked by several attacks: as many cells."""
+
+    group: str
+    victim: str
+    layer: str
+    attacks: tuple[str, ...]
+    pictures: str
+    effort: str = "standard"
+    size: int | None = None
+    limit: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What `--rows` calls it."""
+        return f"{self.group}/{self.layer}/{self.effort}"
+
+
+def rows(data: Path) -> list[Row]:
+    """Return the rows, in the order they are run."""
+    published = {depth: next((data / "weights").glob(f"resnet{depth}-*.th"), None) for depth in (20, 56)}
+    small = [("pre-activation ResNet-20", "zoo/cifar_preact_resnet20"), ("ResNet-20", "zoo/cifar_resnet20")]
+    small += [
+        (f"ResNet-{depth}, published weights", f"zoo/cifar_resnet{depth}@{path}")
+        for depth, path in published.items()
+        if path is not None
+    ]
+    found = [
+        Row(group, victim, layer, ("joint", "rmle", "peel"), "cifar")
+        for group, victim in small
+        for layer in stages(victim)
+    ]
+    found += [
+        Row(group, victim, layer, ("joint",), "cifar", "full", limit=8)
+        for group, victim in small[:2]
+        for layer in stages(victim)
+    ]
+    found += [
+        Row("ResNet-20", "zoo/cifar_resnet20", layer, ("joint", "rmle"), "cifar", "quick")
+        for layer in ("pool", "linear")
+    ]
+    found += [
+        Row("MobileNetV2", "zoo/mobilenet_v2", layer, ("joint", "rmle"), "photographs")
+        for layer in ("features.1", "features.3", "features.6", "features.13", "features.17")
+    ]
+    resnet18 = "torchvision/resnet18@random"
+    found += [
+        Row("ResNet-18, random, 64 px", resnet18, layer, ("joint", "rmle"), "photographs", size=64)
+        for layer in ("relu", "maxpool", "layer1", "layer2", "layer4")
+    ]
+    return found
+
+
+def stages(victim: str) -> tuple[str, ...]:
+    """Return the ends of the three stages of a CIFAR network."""
+    last = 8 if "56" in victim else 2
+    return tuple(f"layer{stage}.{last}" for stage in (1, 2, 3))
+
+
+def pictures(data: Path) -> dict[str, str]:
+    """Return the folders that rows name, unpacked into seepage's cache."""
+    cifar = folder_of(data / "cifar10_jpeg.zip", "cifar10/test", "train/ and test/")
+    samples = folder_of(data / "imagenet_samples_256.tar", "imagenet/samples", "photographs")
+    names = sorted(path for path in samples.rglob("*") if path.is_file())
+    half = names[len(names) // 2 :]
+    chosen = assets.home() / "benchmarks" / "photographs"
+    chosen.mkdir(parents=True, exist_ok=True)
+    for path in half[:: len(half) // LARGE][:LARGE]:
+        shutil.copy(path, chosen / path.name)
+    test = next(path for path in (cifar / "test", *cifar.rglob("test")) if path.is_dir())
+    return {"cifar": str(test), "photographs": str(chosen)}
+
+
+def run(row: Row, folders: dict[str, str], store: Path) -> list[Cell]:
+    """Run a row's cells, or read them where they are on record."""
+    limit = row.limit or (SMALL if row.pictures == "cifar" else LARGE)
+    request = Request(
+        row.victim,
+        folders[row.pictures],
+        layers=(row.layer,),
+        attacks=row.attacks,
+        metrics=METRICS,
+        effort=row.effort,
+        size=row.size,
+        limit=limit,
+    )
+    return run_audit(request, store, listener=lambda event: None)
+
+
+def note(row: Row, cells: list[Cell]) -> None:
+    """Put a row's cells among the results and write both tables anew."""
+    path = RESULTS / "inversion.json"
+    known = json.loads(path.read_text()) if path.exists() else []
+    mine = [_record(row, cell) for cell in sorted(cells, key=lambda cell: cell.spec.attack)]
+    known = [record for record in known if record["row"] != row.name] + mine
+    order = [other.name for other in rows(Path(os.environ["SEEPAGE_DATA"]))]
+    known = sorted(
+        (record for record in known if record["row"] in order), key=lambda record: order.index(record["row"])
+    )
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(json.dumps(known, indent=1) + "\n")
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    columns = (
+        "victim", "layer", "attack", "effort", "auxiliary", "n", "PSNR mean [95 %]", "median", "min", "MSE", "SSIM",
+        "residual", "seconds", "passes",
+    )  # fmt: skip
+    lines = [
+        f"`python benchmarks/inversion.py`, {machine}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}.",
+        "",
+        f"| {' | '.join(columns)} |",
+        "|" + "---|" * len(columns),
+        *(f"| {' | '.join(record['line'])} |" for record in known),
+    ]
+    (RESULTS / "inversion.md").write_text("\n".join([*lines, ""]))
+
+
+def _record(row: Row, cell: Cell) -> dict[str, object]:
+    psnr = [sample.metrics.get("psnr") for sample in cell.samples]
+    kept = cell.model_dump(mode="json", include={"status", "message", "summary", "controls", "cost"})
+    return {"row": row.name, "attack": cell.spec.attack, "line": _line(row, cell), **kept, "psnr": psnr}
+
+
+def _line(row: Row, cell: Cell) -> list[str]:
+    name = cell.spec.attack.partition(":")[0]
+    head = [row.group, row.layer, name, row.effort, cell.spec.auxiliary]
+    if cell.status != "done" or cell.cost is None:
+        return [*head, f"{cell.status}: {cell.message}", *[""] * 8]
+    psnr, n = cell.summary["psnr"], len(cell.samples)
+    residuals = sorted(sample.residual for sample in cell.samples if sample.residual is not None)
+    return [
+        *head,
+        str(psnr.n),
+        f"{psnr.mean:.1f} [{psnr.ci_low:.1f}, {psnr.ci_high:.1f}]",
+        f"{psnr.median:.1f}",
+        f"{psnr.min:.1f}",
+        f"{cell.summary['mse'].mean:.1e}",
+        f"{cell.summary['ssim'].mean:.3f}",
+        f"{residuals[len(residuals) // 2]:.1e}",
+        f"{(cell.cost.fit_seconds + cell.cost.seconds) / n:.1f}",
+        str(cell.cost.passes // n),
+    ]
+
+
+def main(wanted: Iterable[str], listing: bool) -> None:
+    """Run the rows that are missing and write the tables."""
+    root = os.environ.get("SEEPAGE_DATA")
+    if root is None:
+        sys.exit("inversion: set SEEPAGE_DATA to the folder with cifar10_jpeg.zip and imagenet_samples_256.tar")
+    everything = rows(Path(root))
+    chosen = [row for row in everything if not wanted or any(text in row.name for text in wanted)]
+    if listing:
+        print("\n".join(row.name for row in chosen))
+        return
+    folders = pictures(Path(root))
+    store = assets.home() / "benchmarks" / "inversion"
+    for row in chosen:
+        note(row, run(row, folders, store))
+        print(f"{datetime.now(UTC):%H:%M:%S} {row.name}", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", action="append", default=[], help="run the rows whose name holds this text")
+    parser.add_argument("--list", action="store_true", help="print the names of the rows")
+    arguments = parser.parse_args()
+    main(arguments.rows, arguments.list)
