@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from seepage import registry, seeding
 from seepage.attacks.peel import Peel
-from seepage.inverses import Generic, LinearBottleneck
+from seepage.inverses import Generic, IdentityResidual
 from seepage.types import Images, Knowledge, Leak, LeakHeader, NotRunError, Prefix, Recovery, SeepageError, Segment
 
 SHAPE = (3, 12, 12)
@@ -130,7 +130,7 @@ def test_a_rule_that_does_nothing_is_found_out(monkeypatch):
         return Adam(steps=0).solve(lambda x, y: x - x, target.start, target.features)
 
     prefix, truth = network(), pictures(2)
-    monkeypatch.setattr(LinearBottleneck, "invert", nothing)
+    monkeypatch.setattr(IdentityResidual, "invert", nothing)
     assert psnr(walk(prefix, prefix.leak(truth)), truth).max() < 40
     monkeypatch.setattr(Generic, "invert", nothing)
     assert torch.equal(images(walk(prefix, prefix.leak(truth))), torch.full_like(truth, 0.5))

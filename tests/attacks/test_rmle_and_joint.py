@@ -8,6 +8,7 @@ import torch
 from tiny import draws, leak, narrow, pictures, psnr, wide
 
 from seepage import registry, seeding
+from seepage.priors import total_variation
 from seepage.types import Images, Knowledge, NotRunError, Recoverer, Recovery, SeepageError
 
 BOTH = pytest.mark.parametrize("name", ["rmle:steps=120", "joint:steps=60,newton=3,inner=30,pictures=8"])
@@ -136,3 +137,11 @@ def test_the_budget_is_kept(name: str) -> None:
 def test_its_text_builds_it_again(name: str) -> None:
     attack = registry.build("attack", name)
     assert registry.build("attack", registry.spec("attack", attack)) == attack
+
+
+def test_the_prior_of_rmle_is_what_its_priors_make_of_the_start() -> None:
+    recoverer = fitted("rmle:steps=120", narrow())
+    found = images(recoverer.prior(2, draws(2)))
+    start = recoverer._start(draws(2))
+    assert (total_variation(found) < total_variation(start) / 10).all()
+    assert (found - 0.5).abs().max() < 0.05

@@ -11,13 +11,16 @@ from types import ModuleType
 
 import pytest
 import torch
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torchvision.models.convnext import CNBlock
 from torchvision.models.mobilenetv2 import InvertedResidual
 
 from seepage import registry
-from seepage.inverses import Generic, LinearBottleneck, Split, Target, rule, steps
+from seepage.inverses import Generic, IdentityResidual, Split, Target, rule, steps
 from seepage.solvers.anderson import Anderson
 from seepage.types import Prefix, Segment, Solution
+from seepage.victims.cifar import PreActivationBlock
 
 
 def segment(module: nn.Module, in_shape: tuple[int, ...], kind: str | None = None) -> Segment:
@@ -67,10 +70,11 @@ class Added(nn.Module):
 
 
 def test_a_kind_has_its_own_rule_or_falls_back_by_name():
-    assert rule("linear-bottleneck") == ("linear-bottleneck", LinearBottleneck())
-    assert rule("convnext") == ("generic", Generic())
+    for kind in ("pre-activation", "linear-bottleneck", "convnext", "transformer"):
+        assert rule(kind) == (kind, IdentityResidual())
+    assert rule("post-activation") == ("generic", Generic())
     assert rule(None) == ("generic", Generic())
-    assert registry.spec("inverse", LinearBottleneck()) == "linear-bottleneck:history=8,tolerance=1e-06"
+    assert registry.spec("inverse", IdentityResidual()) == "pre-activation:history=8,tolerance=1e-06"
 
 
 def test_the_rule_that_the_page_shows_is_one(monkeypatch):
@@ -80,13 +84,29 @@ def test_the_rule_that_the_page_shows_is_one(monkeypatch):
     module = ModuleType("peel_page")
     monkeypatch.setitem(sys.modules, "peel_page", module)
     exec(compile(code, "peel.md", "exec"), module.__dict__)
-    name, inverse = rule("convnext")
-    assert name == "convnext"
+    name, inverse = rule("downsample")
+    assert name == "downsample"
     layer = seeded(nn.Linear(4, 4), 8)
     x = noise(2, 4)
     y = layer(x)
-    found = inverse.invert(segment(layer, (4,), "convnext"), Target(y, y), 300)
+    found = inverse.invert(segment(layer, (4,), "downsample"), Target(y, y), 300)
     assert relative(found, x).max() < 1e-2
+
+
+@pytest.mark.parametrize("kind", ["pre-activation", "convnext", "transformer"])
+def test_every_identity_residual_of_small_slope_comes_back_to_float_precision(kind):
+    blocks: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+        "pre-activation": (PreActivationBlock(8, 8, 1), (8, 12, 12)),
+        "convnext": (CNBlock(8, 0.5, 0.0), (8, 12, 12)),
+        "transformer": (Block(12, 3), (10, 12)),
+    }
+    module, shape = blocks[kind]
+    block = segment(seeded(module, 3, 0.4 if kind == "pre-activation" else 0.5).eval(), shape, kind)
+    x = noise(3, *shape)
+    y = block.module(x)
+    solution = rule(kind)[1].invert(block, Target(y, y), 150)
+    assert relative(y, x).min() > 0.05, "the start must be away, or a rule that does nothing would pass"
+    assert relative(solution, x).max() <= 1e-5
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -108,7 +128,7 @@ def test_where_the_fixed_point_is_lost_the_second_solver_takes_over():
     block = segment(linear, (4, 5, 5), "linear-bottleneck")
     x = noise(2, 4, 5, 5)
     y = block.module(x)
-    poor = LinearBottleneck(history=1).invert(block, Target(y, y), 200)
+    poor = IdentityResidual(history=1).invert(block, Target(y, y), 200)
     assert relative(poor, x).max() < 1e-5
     assert poor.passes.min() > 18, "the first solver must have been tried"
 
@@ -181,7 +201,7 @@ def test_rows_that_cannot_be_solved_fail_alone():
     x = noise(2, 6).clamp(-1, 1)
     y = block.module(x)
     y[1] -= 50
-    for inverse in (LinearBottleneck(), Generic()):
+    for inverse in (IdentityResidual(), Generic()):
         solution = inverse.invert(block, Target(y, y), 80)
         assert [status.kind for status in solution.status] == ["converged", "failed"]
         assert "finite" in solution.status[1].message
@@ -198,7 +218,7 @@ def test_no_rule_runs_a_segment_more_often_than_it_may():
     block = segment(seeded(InvertedResidual(4, 4, 1, 6), 5, 3.0), (4, 6, 6), "linear-bottleneck")
     block.module.register_forward_pre_hook(count)
     y = block.module(noise(2, 4, 6, 6))
-    for inverse in (LinearBottleneck(), Generic(), Split()):
+    for inverse in (IdentityResidual(), Generic(), Split()):
         for passes in (40, 100):
             runs = 0
             solution = inverse.invert(block, Target(y, y), passes)
@@ -316,7 +336,7 @@ def test_trained_blocks_are_fitted_in_isolation_and_come_nearer():
     for name, module, x in trained_skip_blocks(noise(1, 3, 96, 96)):
         y = module(x)
         block = segment(module, tuple(x.shape[1:]), "linear-bottleneck")
-        solution = LinearBottleneck().invert(block, Target(y, y), 240)
+        solution = IdentityResidual().invert(block, Target(y, y), 240)
         error, residual = float(relative(solution, x)), float(solution.residual)
         shown.append(f"{name}: error {error:.1e}, residual {residual:.1e}, {int(solution.passes)} passes")
         solved += error <= 1e-5

@@ -217,6 +217,7 @@ def test_redaction_leaves_no_trace_of_pictures(tmp_path: Path) -> None:
     cells = whole(
         folder, names=names, attacks=ATTACKS[:1], layers=LAYERS[:2], caption="a lonely lighthouse",
         label="lighthouse keeper", data="/srv/patients", public="/srv/patients-old", manifest_sha256="f" * 64,
+        public_sha256="e" * 64, gallery="/srv/patients-faces", gallery_sha256="d" * 64,
         victim="module//home/alice/net.py:build", judges={"label": {"name": "module/alice/j.py:f", "sha256": "0" * 64}},
     )  # fmt: skip
     bad = Sample(id="ward 7/bob.png", image_sha256="0" * 64, status="failed", message="cannot read ward 7/bob.png")
@@ -236,7 +237,8 @@ def test_redaction_leaves_no_trace_of_pictures(tmp_path: Path) -> None:
         assert secret not in written, secret
     for sample in cells[0].samples[:4]:
         assert sample.image_sha256 not in written
-    assert "f" * 64 not in written
+    for digit in "fed":
+        assert digit * 64 not in written
     assert "Pictures are withheld" in page.read_text(encoding="utf-8")
     assert "net.py:build" in written
     assert "failed picture <bdi>2</bdi>" in page.read_text(encoding="utf-8")

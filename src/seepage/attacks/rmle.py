@@ -119,7 +119,8 @@ class RMLERecoverer(Recoverer):
     def prior(self, n: int, generators: Generators) -> Recovery:
         """Descend on the priors alone, from the same start."""
         start = self._start(generators[:n])
-        found = self._adam().solve(lambda x, z: torch.zeros(len(x), 1), start, start, penalty=self._prior)
+        # A residual that is the same everywhere: none would count as solved before the first step.
+        found = self._adam().solve(lambda x, z: torch.ones(len(x), 1), start, start, penalty=self._prior)
         images = found.x if isinstance(found.x, Tensor) else found.x[0]
         return Recovery(Images(images.clamp(0, 1)), (Status("stopped", "no leak"),) * n, torch.zeros(n).long())
 

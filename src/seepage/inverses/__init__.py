@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .generic import Generic
-from .inverted_residual import LinearBottleneck
+from .identity_residual import IdentityResidual
 from .rule import FALLBACK, Inverse, Target, followed, misfit, rule, unknowns
 from .split import Split
 from .step import Step, steps
@@ -11,8 +11,8 @@ from .step import Step, steps
 __all__ = [
     "FALLBACK",
     "Generic",
+    "IdentityResidual",
     "Inverse",
-    "LinearBottleneck",
     "Split",
     "Step",
     "Target",

@@ -148,6 +148,7 @@ def _facts(cells: Sequence[Cell]) -> tuple[tuple[str, str], ...]:
         ("Input size", _all(f"{spec.size} px" for spec in specs if spec.size is not None)),
         ("Pictures", f"{_all(spec.data for spec in specs)}, n = {pictures(cells)}"),
         ("Public pictures", _all(spec.public for spec in specs)),
+        ("Gallery", _all(spec.gallery for spec in specs)),
         ("Wire format", _all(spec.wire for spec in specs)),
         ("Defenses", _all(" + ".join(spec.defenses) or "none" for spec in specs)),
         ("Judges", ", ".join(judges)),

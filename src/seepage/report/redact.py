@@ -59,7 +59,9 @@ def _spec(spec: Spec) -> Spec:
             "data": WITHHELD,
             "manifest_sha256": WITHHELD,
             "public": None if spec.public is None else WITHHELD,
+            "public_sha256": None if spec.public_sha256 is None else WITHHELD,
             "gallery": None if spec.gallery is None else WITHHELD,
+            "gallery_sha256": None if spec.gallery_sha256 is None else WITHHELD,
         }
     )
 

@@ -1,4 +1,4 @@
-"""Inverted residuals with a linear end, as in MobileNetV2 and EfficientNet: y = x + F(x) and nothing after it."""
+"""Residual blocks with nothing after the addition: pre-activation, linear bottlenecks, ConvNeXt, transformers."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ from .generic import Generic, polish
 from .rule import Target, followed
 
 
+@register("inverse", "transformer")
+@register("inverse", "convnext")
 @register("inverse", "linear-bottleneck")
+@register("inverse", "pre-activation")
 @dataclass(frozen=True)
-class LinearBottleneck:
+class IdentityResidual:
     """Solve x + F(x) = y as the fixed point x <- y - F(x), accelerated; by Levenberg-Marquardt where that stalls.
 
-    Sandler et al. 2018. With nothing after the addition y is x, displaced by F: the paper's hypothesis in its purest
-    form, so the walk starts from y, and a third of the passes go to Anderson(`history`), forward runs alone. Trained
-    blocks may defeat it; those rows start again from y. The block must be called with an exact y: one that no input
-    gives is fitted by the generic rule, as are blocks without a skip, which give other shapes than they take.
+    He et al. 2016 (pre-activation), Sandler et al. 2018 (linear bottlenecks), ConvNeXt and transformer blocks. With
+    nothing after the addition y is x, displaced by F: the paper's hypothesis in its purest form, so the walk starts
+    from y, and a third of the passes go to Anderson(`history`), forward runs alone. Trained blocks may defeat it; those
+    rows start again from y. The block must be called with an exact y: one that no input gives is fitted by the generic
+    rule, as are blocks without a skip, which give other shapes than they take.
     `tolerance` is relative to y.
     """
 
