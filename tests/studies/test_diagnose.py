@@ -118,7 +118,7 @@ def test_the_blocks_of_a_victim(victim: str) -> None:
     assert copy.copy_noise == pytest.approx(noise, rel=1e-5)
     # The identity and a flip share eigenvectors, with eigenvalues 1 and -1 of the flip.
     assert (copy.spectrum.smallest, copy.spectrum.largest) == pytest.approx((0.75, 1.25), rel=1e-4)
-    assert (copy.invertible, copy.loses, copy.rule) == (True, False, "generic")
+    assert (copy.invertible, copy.loses, copy.rule) == (True, False, "pre-activation")
     assert flatten.copy_noise is None
     assert flatten.spectrum.condition == pytest.approx(1.0)
     assert linear.spectrum.condition == pytest.approx(6.0, rel=1e-3)
