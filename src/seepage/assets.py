@@ -1,4 +1,4 @@
-"""Weights that the defaults need: where they come from, their hashes, and the cache they are kept in."""
+"""What is fetched by name, weights above all: where it comes from, its hashes, and the cache it is kept in."""
 
 from __future__ import annotations
 
@@ -173,6 +173,22 @@ ASSETS: Mapping[str, Asset] = MappingProxyType(
     }
 )
 
+"""What the defaults need; `seepage pull` fetches all of it."""
+
+# Hash and size are those that Keras and torchvision (there an MD5) pin for the publisher's file.
+DATA: Mapping[str, Asset] = MappingProxyType(
+    {
+        "cifar10": Asset(
+            name="cifar10",
+            filename="cifar-10-python.tar.gz",
+            sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+            size=170_498_071,
+            sources=(Url("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"),),
+        ),
+    }
+)
+"""Data sets that are fetched only where they are asked for by name."""
+
 
 def home() -> Path:
     """Return the folder seepage keeps what it fetched in: `SEEPAGE_HOME`, else the user's cache folder."""
@@ -186,9 +202,10 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
     Raises:
         AssetError: no asset has this name, no source gives its bytes, or the cache cannot be written.
     """
-    if name not in ASSETS:
-        raise AssetError(f"no asset is called {name!r}{suggest(name, ASSETS)}")
-    return obtain(ASSETS[name], progress)
+    known = {**ASSETS, **DATA}
+    if name not in known:
+        raise AssetError(f"no asset is called {name!r}{suggest(name, known)}")
+    return obtain(known[name], progress)
 
 
 def obtain(asset: Asset, progress: Progress | None = None) -> Path:

@@ -201,10 +201,12 @@ def datasets(as_json: Json = False, debug: Debug = False) -> None:
 
 
 def pull(
-    names: Annotated[list[str] | None, typer.Argument(help="assets; all that the defaults need, unless named")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="weights or data sets; the weights of the defaults unless named")
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Fetch the weights that the defaults need."""
+    """Fetch the weights that the defaults need, or what is named: `cifar10`."""
     from ..assets import ASSETS
 
     for path in fetch(names or list(ASSETS)):
