@@ -7,7 +7,7 @@ import json
 import sys
 import zipfile
 from collections.abc import Iterator
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -20,19 +20,19 @@ from seepage import victims
 from seepage.victims import cifar
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BUILD = cifar.NETWORKS["cifar_preact_resnet20"]
 SHIPPED = ("cifar_resnet20", "cifar_preact_resnet20")
 
 
 @pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    spec = spec_from_file_location("train_zoo", BENCHMARKS / "train_zoo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules["train_zoo"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["train_zoo"]
+def training() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(BENCHMARKS))
+    yield import_module("cifar_training")
+    sys.path.remove(str(BENCHMARKS))
+
+
+def tinted(pictures: torch.Tensor) -> torch.Tensor:
+    return cifar.preprocessing().normaliser()(pictures)
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def archive(tmp_path: Path) -> Path:
     return tmp_path / "cifar10_jpeg.zip"
 
 
-def test_every_augmented_picture_is_a_crop_mirrored_or_not(script: ModuleType) -> None:
+def test_every_augmented_picture_is_a_crop_mirrored_or_not(training: ModuleType) -> None:
     padded = torch.rand(200, 3, 40, 40)
-    made = script.augment(padded, torch.Generator().manual_seed(0))
+    made = training.augment(padded, torch.Generator().manual_seed(0))
     assert made.shape == (200, 3, 32, 32)
     seen = []
     for picture, source in zip(made, padded):
@@ -69,30 +69,30 @@ def test_every_augmented_picture_is_a_crop_mirrored_or_not(script: ModuleType) -
 
 
 def test_an_interrupted_training_goes_on_to_the_same_bits(
-    script: ModuleType, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    training: ModuleType, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = script.Recipe(epochs=3, seed=1, batch=8, rate=0.02)
-    whole, loss, _ = script.train("cifar_preact_resnet20", recipe, archive, tmp_path / "whole.pt")
-    keep = script._keep
+    recipe = training.Recipe(epochs=3, seed=1, batch=8, rate=0.02)
+    whole, loss, _ = training.train(BUILD, tinted, recipe, archive, tmp_path / "whole.pt")
+    keep = training._keep
 
     def interrupt(*arguments: object) -> None:
         keep(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(script, "_keep", interrupt)
+    monkeypatch.setattr(training, "_keep", interrupt)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            script.train("cifar_preact_resnet20", recipe, archive, tmp_path / "parts.pt")
-    monkeypatch.setattr(script, "_keep", keep)
-    resumed, same, _ = script.train("cifar_preact_resnet20", recipe, archive, tmp_path / "parts.pt")
+            training.train(BUILD, tinted, recipe, archive, tmp_path / "parts.pt")
+    monkeypatch.setattr(training, "_keep", keep)
+    resumed, same, _ = training.train(BUILD, tinted, recipe, archive, tmp_path / "parts.pt")
     assert same == loss
     fresh = cifar.NETWORKS["cifar_preact_resnet20"]().state_dict()
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name])
         assert not name.endswith("conv1.weight") or not torch.equal(tensor, fresh[name])
-    assert script.measure(whole, archive) == (10, 10)
+    assert training.measure(whole, tinted, archive) == (10, 10)
     with pytest.raises(SystemExit, match="another recipe"):
-        script.train("cifar_preact_resnet20", script.Recipe(epochs=4, seed=1, batch=8), archive, tmp_path / "parts.pt")
+        training.train(BUILD, tinted, training.Recipe(epochs=4, seed=1, batch=8), archive, tmp_path / "parts.pt")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
