@@ -8,12 +8,13 @@ import torch
 from scipy.optimize import lsq_linear, nnls
 from torch import Tensor, nn
 
-from seepage.solvers import Adam, LevenbergMarquardt, Problem, cg
+from seepage.solvers import LBFGS, Adam, LevenbergMarquardt, Problem, cg
 from seepage.solvers.linearise import Linearised
 
 EXACT = LevenbergMarquardt(steps=40, inner=40, inner_tolerance=1e-10, tolerance=1e-9, gradient_tolerance=1e-10)
-SOLVERS = [EXACT, Adam(steps=1500, lr=0.1)]
-NAMES = ["levenberg-marquardt", "adam"]
+QUASI = LBFGS(steps=300, gradient_tolerance=1e-9, tolerance=1e-9)
+SOLVERS = [EXACT, Adam(steps=1500, lr=0.1), QUASI]
+NAMES = ["levenberg-marquardt", "adam", "l-bfgs"]
 
 
 def linear(seed: int, rows: int = 20, columns: int = 8, batch: int = 3) -> tuple[Tensor, Tensor]:
@@ -60,7 +61,7 @@ def test_bounded_least_squares_equals_scipy(solver):
     assert np.allclose(solution.x.numpy(), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("solver", [EXACT, Adam(steps=2500, lr=0.1)], ids=NAMES)
+@pytest.mark.parametrize("solver", [EXACT, Adam(steps=2500, lr=0.1), QUASI], ids=NAMES)
 def test_rosenbrock_valley_is_walked_to_its_end(solver):
     x0 = torch.tensor([[-1.2, 1.0], [0.5, 1.0]], dtype=torch.float64)
     solution = solver.solve(rosenbrock, x0, torch.tensor([1.0, 1.2], dtype=torch.float64))
@@ -110,7 +111,7 @@ def hostile(x: Tensor, z: Tensor) -> Tensor:
     return torch.log(x) - z
 
 
-@pytest.mark.parametrize("solver", [EXACT, Adam(steps=300, lr=0.1, tolerance=1e-3)], ids=NAMES)
+@pytest.mark.parametrize("solver", [EXACT, Adam(steps=300, lr=0.1, tolerance=1e-3), QUASI], ids=NAMES)
 def test_a_failing_row_says_why_and_leaves_the_others_alone(solver):
     x0 = torch.tensor([[1.0], [-1.0], [float("nan")], [2.0]], dtype=torch.float64)
     z = torch.tensor([[0.5], [0.5], [0.5], [float("inf")]], dtype=torch.float64)
@@ -133,7 +134,7 @@ def test_a_diverging_row_fails_and_keeps_a_finite_iterate():
     assert solution.status[1].kind == "stopped"
 
 
-@pytest.mark.parametrize("solver", [EXACT, Adam(steps=50, lr=0.1)], ids=NAMES)
+@pytest.mark.parametrize("solver", [EXACT, Adam(steps=50, lr=0.1), QUASI], ids=NAMES)
 def test_a_row_alone_gives_what_it_gives_in_a_batch(solver):
     matrix, y = linear(11, batch=4)
     x0 = torch.zeros(4, 8, dtype=torch.float64)
@@ -146,7 +147,7 @@ def test_a_row_alone_gives_what_it_gives_in_a_batch(solver):
         assert alone.status[0] == together.status[row]
 
 
-@pytest.mark.parametrize("solver", [EXACT, Adam(steps=50, lr=0.01)], ids=NAMES)
+@pytest.mark.parametrize("solver", [EXACT, Adam(steps=50, lr=0.01), QUASI], ids=NAMES)
 def test_passes_are_no_fewer_than_the_runs_of_the_residual(solver):
     runs = 0
 

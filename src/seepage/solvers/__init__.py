@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from .adam import Adam
 from .cg import Inverted, cg
+from .lbfgs import LBFGS
 from .levenberg_marquardt import LevenbergMarquardt
 from .solve import Bound, Method, Problem, State, Variable, drive
 
-__all__ = ["Adam", "Bound", "Inverted", "LevenbergMarquardt", "Method", "Problem", "State", "Variable", "cg", "drive"]
+__all__ = [
+    "LBFGS",
+    "Adam",
+    "Bound",
+    "Inverted",
+    "LevenbergMarquardt",
+    "Method",
+    "Problem",
+    "State",
+    "Variable",
+    "cg",
+    "drive",
+]
