@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..priors import dead_leaves
 from ..priors.ridge import Layout
 from ..registry import register
 from ..types import (
@@ -28,8 +30,9 @@ from ..types import (
     Status,
 )
 from .blocks import Residual, Spread, coarse
+from .chores import Chore
 from .inversion import recover_rows
-from .learning import Course, Lesson, Moments, Pairs, Source, public, synthetic
+from .learning import Course, Lesson, Moments, Pairs, Source, drawing, kept_back, public, rows_to_select_on, synthetic
 from .networks import SLOPE, SavedAttackError, drawn, read, write
 
 _THINNEST = 16
@@ -106,15 +109,43 @@ class Decoder:
         network = drawn(lambda: DecoderNetwork(plan), generator, device)
         network.mean.copy_(mean)
         network.spread.copy_(spread)
-
-        def loss(lesson: Lesson) -> Tensor:
-            features, images = lesson
-            off: Tensor = network(features) - images.to(features)
-            return off.abs().mean() + off.square().mean()
-
         course = Course(self.steps, self.lr, self.batch)
-        course.teach(network, loss, lessons, held, generator, lambda done: tell(done, "decoder"))
+        course.teach(network, network.loss, lessons, held, generator, lambda done: tell(done, "decoder"))
         return DecoderRecoverer(self, plan, network)
+
+    def chores(self, knowledge: Knowledge, rows: int) -> Sequence[Chore]:
+        """Return drawing and asking, or the attacker's own pairs, then training and decoding.
+
+        Raises:
+            NotRunError: the attacker can neither ask nor owns pairs.
+        """
+        generator = torch.Generator().manual_seed(0)
+        if self.train == "public":
+            pairs = public(knowledge, "decoder").train
+            lesson, held = next(iter(Pairs(pairs)), None), rows_to_select_on(knowledge)
+            if lesson is None:
+                raise NotRunError("decoder with train=public learns from pictures that the attacker owns, and has none")
+            # Pairs are read, and leak, afresh each time that training comes to them.
+            given = [Chore(lambda: next(iter(pairs)), fitting=self.steps * self.batch / len(lesson[0]))]
+        else:
+            ask = _asking(knowledge)
+            images = dead_leaves(1, knowledge.image_shape, generator)
+            lesson, held = (ask(images), images), kept_back(self.pictures)
+            given = [drawing(self.pictures, knowledge.image_shape), Chore(lambda: ask(images), fitting=self.pictures)]
+        features, images = (part[:1].expand(self.batch, *part.shape[1:]) for part in lesson)
+        plan = Plan(tuple(features.shape[1:]), knowledge.image_shape, self.width)
+        network = drawn(lambda: DecoderNetwork(plan), generator, features.device)
+        network.mean.zero_()
+        network.spread.fill_(1.0)
+        course = Course(self.steps, self.lr, self.batch)
+        training = course.rehearsal(network, network.loss, (features, images), held)
+
+        @torch.no_grad()
+        def decode() -> Tensor:
+            decoded: Tensor = network(features[:1])
+            return decoded
+
+        return *given, training, Chore(decode, each=1)
 
     def load(self, path: Path, knowledge: Knowledge) -> Recoverer:
         """Return the recoverer that was saved to `path`; nothing of the victim is needed.
@@ -138,21 +169,31 @@ class Decoder:
         if self.train == "public":
             examples = public(knowledge, "decoder")
             return Pairs(examples.train), Pairs(examples.select)
-        query, prefix = knowledge.query, knowledge.prefix
-        if query is None and prefix is None:
-            raise NotRunError("decoder with train=synthetic asks the victim about pictures: it needs a way to query it")
-
-        @torch.no_grad()
-        def asked(images: Tensor) -> Tensor:
-            if query is not None:
-                answer: Tensor = query(images).features
-                return answer.float()
-            assert prefix is not None
-            features: Tensor = prefix(images.to(next(prefix.parameters(), images).device))
-            return features.float()
-
+        asked = _asking(knowledge)
         parts = synthetic(self.pictures, knowledge.image_shape, generator)
         return tuple([(asked(images), images) for images in part] for part in parts)
+
+
+def _asking(knowledge: Knowledge) -> Callable[[Tensor], Tensor]:
+    """Return pictures -> features as the attacker can have them.
+
+    Raises:
+        NotRunError: in no way.
+    """
+    query, prefix = knowledge.query, knowledge.prefix
+    if query is None and prefix is None:
+        raise NotRunError("decoder with train=synthetic asks the victim about pictures: it needs a way to query it")
+
+    @torch.no_grad()
+    def asked(images: Tensor) -> Tensor:
+        if query is not None:
+            answer: Tensor = query(images).features
+            return answer.float()
+        assert prefix is not None
+        features: Tensor = prefix(images.to(next(prefix.parameters(), images).device))
+        return features.float()
+
+    return asked
 
 
 @dataclass(frozen=True)
@@ -228,6 +269,12 @@ class DecoderNetwork(nn.Module):
     def forward(self, features: Float[Tensor, "b ..."]) -> Float[Tensor, "b c h w"]:
         """Return pictures."""
         return self.decode((self.layout.arrange(features) - self.mean) / self.spread)
+
+    def loss(self, lesson: Lesson) -> Float[Tensor, ""]:
+        """Return the mean over pixels of |off| + off^2 on features and their pictures."""
+        features, images = lesson
+        off: Tensor = self(features) - images.to(features)
+        return off.abs().mean() + off.square().mean()
 
     def decode(self, grid: Float[Tensor, "b k r s"]) -> Float[Tensor, "b c h w"]:
         """Return pictures of standardised features."""

@@ -26,6 +26,7 @@ from ..types import (
     Recovery,
     Status,
 )
+from .chores import Chore
 from .inversion import GREY, ended, leak_shape, recover_rows, sizes, white_box
 from .networks import SLOPE, drawn
 
@@ -93,6 +94,26 @@ class DeepImagePrior:
             NotRunError: the attacker has no prefix.
         """
         return DeepImagePriorRecoverer(self, white_box(knowledge, "deep-image-prior"), knowledge.image_shape)
+
+    def chores(self, knowledge: Knowledge, rows: int) -> Sequence[Chore]:
+        """Return one step: network and prefix there and back, for one picture alone.
+
+        Raises:
+            NotRunError: the attacker has no prefix.
+        """
+        prefix = white_box(knowledge, "deep-image-prior")
+        device = next((weight.device for weight in prefix.parameters()), torch.device("cpu"))
+        search = DeepImagePriorRecoverer(self, prefix, knowledge.image_shape)
+        network, z = search._start(torch.Generator().manual_seed(0), device)
+        adam = torch.optim.Adam(network.parameters(), lr=self.lr)
+
+        def step() -> None:
+            adam.zero_grad()
+            with torch.enable_grad():
+                prefix(network(z)).square().mean().backward()
+            adam.step()
+
+        return (Chore(step, each=self.budget),)
 
     def load(self, path: Path, knowledge: Knowledge) -> Recoverer:
         """Return the recoverer that was saved to `path`."""

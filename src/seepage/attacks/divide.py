@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..priors import total_variation
+from ..priors import dead_leaves, total_variation
 from ..registry import register
 from ..solvers import Adam
 from ..types import (
@@ -27,9 +27,12 @@ from ..types import (
     Status,
 )
 from .backward import Backward
+from .chores import Chore
 from .inversion import determined, ended, leak_shape, recover_rows, scaled, sizes, white_box
-from .learning import Course, Lesson, Pairs, Source, public, synthetic
+from .learning import Course, Lesson, Pairs, Source, drawing, kept_back, public, rows_to_select_on, synthetic
 from .networks import SavedAttackError, drawn, read, write
+
+Loss = Callable[[Lesson], Tensor]
 
 _APART = 0.6
 _FADE, _OPEN_FADE = 1e-3, 0.2
@@ -111,28 +114,46 @@ class Divide:
         inverse = self._network(prefix, generator)
         inverse.measure(_passed(prefix, lesson[-1].to(device)) for lesson in lessons)
 
-        def apart(lesson: Lesson) -> Tensor:
-            return inverse.apart(_passed(prefix, lesson[-1].to(device)))
-
-        def together(lesson: Lesson) -> Tensor:
-            truth = lesson[-1].to(device)
-            with torch.no_grad():
-                leak = prefix(truth)
-            pictures = inverse(leak)
-            off = (pictures - truth) / inverse.place(0).spread
-            again = scaled(prefix)(pictures, (leak, sizes(leak)))
-            loss: Tensor = off.square().mean() + self.cycle * again.square().sum(1).mean()
-            return loss
-
+        apart, together = self._losses(prefix, inverse)
         tell = progress or (lambda done, what: None)
-        first = int(_APART * self.steps)
-        course = Course(first, self.lr, self.batch)
-        course.teach(inverse, apart, lessons, held, generator, lambda done: tell(_APART * done, "segments apart"))
-        course = Course(self.steps - first, self.lr / 3, self.batch)
-        course.teach(
+        first, then = self._courses()
+        first.teach(inverse, apart, lessons, held, generator, lambda done: tell(_APART * done, "segments apart"))
+        then.teach(
             inverse, together, lessons, held, generator, lambda done: tell(_APART + (1 - _APART) * done, "all segments")
         )
         return DivideRecoverer(self, prefix, inverse)
+
+    def chores(self, knowledge: Knowledge, rows: int) -> Sequence[Chore]:
+        """Return drawing, both parts of the training, walking back and refining.
+
+        Raises:
+            NotRunError: the attacker has no prefix.
+        """
+        prefix = white_box(knowledge, "divide")
+        device, generator = _device(prefix), torch.Generator().manual_seed(0)
+        inverse = self._network(prefix, generator)
+        images = dead_leaves(1, knowledge.image_shape, generator).to(device)
+        inverse.measure([_passed(prefix, images)])
+        lesson = (images.expand(self.batch, -1, -1, -1),)
+        held = kept_back(self.pictures) if self.train == "synthetic" else rows_to_select_on(knowledge)
+        training = [
+            course.rehearsal(inverse, loss, lesson, held)
+            for course, loss in zip(self._courses(), self._losses(prefix, inverse), strict=True)
+        ]
+        given = [drawing(self.pictures, knowledge.image_shape)] if self.train == "synthetic" else []
+        given.append(Chore(lambda: _passed(prefix, images), fitting=self.pictures))
+        together = images.expand(rows, -1, -1, -1).clone().requires_grad_()
+
+        @torch.no_grad()
+        def walk() -> Tensor:
+            walked: Tensor = inverse(_passed(prefix, images)[-1])
+            return walked
+
+        def refine() -> None:
+            with torch.enable_grad():
+                (prefix(together).square().sum() + total_variation(together).sum()).backward()
+
+        return *given, *training, Chore(walk, each=1), Chore(refine, each=self.budget / rows)
 
     def load(self, path: Path, knowledge: Knowledge) -> Recoverer:
         """Return the recoverer that was saved to `path`.
@@ -149,6 +170,29 @@ class Divide:
         except (KeyError, TypeError, RuntimeError) as error:
             raise SavedAttackError(f"{path} holds no inverse of this prefix: {str(error).splitlines()[0]}") from error
         return DivideRecoverer(attack, prefix, inverse)
+
+    def _courses(self) -> tuple[Course, Course]:
+        first = int(_APART * self.steps)
+        return Course(first, self.lr, self.batch), Course(self.steps - first, self.lr / 3, self.batch)
+
+    def _losses(self, prefix: Prefix, inverse: Backward) -> tuple[Loss, Loss]:
+        """Return what the segments are taught by apart, and together."""
+        device = _device(prefix)
+
+        def apart(lesson: Lesson) -> Tensor:
+            return inverse.apart(_passed(prefix, lesson[-1].to(device)))
+
+        def together(lesson: Lesson) -> Tensor:
+            truth = lesson[-1].to(device)
+            with torch.no_grad():
+                leak = prefix(truth)
+            pictures = inverse(leak)
+            off = (pictures - truth) / inverse.place(0).spread
+            again = scaled(prefix)(pictures, (leak, sizes(leak)))
+            loss: Tensor = off.square().mean() + self.cycle * again.square().sum(1).mean()
+            return loss
+
+        return apart, together
 
     def _network(self, prefix: Prefix, generator: torch.Generator) -> Backward:
         shapes = [prefix.segments[0].in_shape, *(segment.out_shape for segment in prefix.segments)]

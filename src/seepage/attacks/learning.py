@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..priors import dead_leaves
 from ..types import Examples, Knowledge, NotRunError, Pair, SeepageError
+from .chores import Chore
 
 Source = Literal["synthetic", "public"]
 Lesson = tuple[Tensor, ...]
@@ -42,11 +43,16 @@ def public(knowledge: Knowledge, name: str) -> Examples:
     return knowledge.public
 
 
+def kept_back(count: int) -> int:
+    """Return how many of `count` synthetic pictures are selected on."""
+    return max(count // _HELD_SHARE, 1)
+
+
 def synthetic(
     count: int, image_shape: tuple[int, int, int], generator: torch.Generator
 ) -> tuple[list[Float[Tensor, "_ 3 h w"]], list[Float[Tensor, "_ 3 h w"]]]:
     """Return dead leaves to train on and, a fifth of `count` and at least one, to select on."""
-    held = max(count // _HELD_SHARE, 1)
+    held = kept_back(count)
     parts = []
     for total in (max(count - held, 1), held):
         sizes = [min(_CHUNK, total - first) for first in range(0, total, _CHUNK)]
@@ -63,6 +69,18 @@ class Pairs:
     def __iter__(self) -> Iterator[Lesson]:
         for leak, pictures in self.pairs:
             yield leak.features.detach().float(), pictures.images
+
+
+def rows_to_select_on(knowledge: Knowledge) -> int:
+    """Return how many of the attacker's own pictures come first when it selects; none where it has none."""
+    pairs = () if knowledge.public is None else knowledge.public.select
+    return next((len(leak) for leak, _ in pairs), 0)
+
+
+def drawing(count: int, image_shape: tuple[int, int, int]) -> Chore:
+    """Return the drawing of `count` synthetic pictures as a chore."""
+    size = min(count, _CHUNK)
+    return Chore(lambda: dead_leaves(size, image_shape, torch.Generator().manual_seed(0)), fitting=count / size)
 
 
 @dataclass(frozen=True)
@@ -120,6 +138,20 @@ class Course:
             raise TrainingError("the loss was not finite before the first check: try a lower lr")
         network.load_state_dict(kept)
         return best
+
+    def rehearsal(self, network: nn.Module, loss: Callable[[Lesson], Tensor], lesson: Lesson, held: int) -> Chore:
+        """Return the course as a chore: a step on `lesson`, as often as steps and `held` rows to check by make it."""
+        adam = torch.optim.Adam(network.parameters(), lr=self.lr)
+
+        def step() -> None:
+            adam.zero_grad()
+            with torch.enable_grad():
+                torch.autograd.backward(loss(lesson))
+            adam.step()
+
+        # A check runs forward alone, a third of a step's work.
+        checks = min(self.steps, _CHECKS) * min(held, _HELD_ROWS) / self.batch / 3
+        return Chore(step, fitting=self.steps + checks)
 
     @torch.no_grad()
     def _test(self, loss: Callable[[Lesson], Tensor], tests: Lesson) -> float:

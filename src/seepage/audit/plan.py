@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from .. import registry
+from ..attacks.chores import Laborious
 from ..schema import Spec
 from ..store import cell_key
+from ..types import NotRunError
 from ..victims.cut import NonFiniteError
 from ..victims.weights import NonFiniteWeightsError
 from .cell import batch_size
@@ -87,15 +89,41 @@ def jobs(bench: Workbench) -> tuple[Job, ...]:
 
 
 def forecast(bench: Workbench, cells: Sequence[Job]) -> list[Forecast]:
-    """Return what each cell is expected to take, from one timed pass through each prefix and the attacks' budgets."""
+    """Return what each cell is expected to take.
+
+    One pass through each prefix is timed and taken as often as the attack's budget says; an attack that trains, or runs
+    a network of its own, does each of its chores once for the clock instead.
+    """
     seconds = {layer: _pass_seconds(bench, layer) for layer in dict.fromkeys(job.spec.layer for job in cells)}
     count = len(bench.source)
     height, width = bench.victim.image_shape[1:]
     size = 0 if bench.request.redact else int(_PICTURE_BYTES * height * width * count)
-    return [
-        Forecast(bench.attack(job.spec.attack).budget * count * seconds[job.spec.layer], size + 2000 * count)
-        for job in cells
-    ]
+    return [Forecast(_seconds(bench, job.spec, seconds[job.spec.layer]), size + 2000 * count) for job in cells]
+
+
+def _seconds(bench: Workbench, spec: Spec, a_pass: float) -> float:
+    attack, count = bench.attack(spec.attack), len(bench.source)
+    if not isinstance(attack, Laborious):
+        return attack.budget * count * a_pass
+    try:
+        split = bench.split(spec.layer)
+        rows = min(count, batch_size(split.image_shape, bench.device))
+        chores = attack.chores(bench.knowledge(split), rows)
+        return sum(_clocked(bench, chore.once) * (chore.fitting + chore.each * count) for chore in chores)
+    except (NotRunError, *_POISONED):
+        return 0.0  # the cell says why it is not run, or fails
+
+
+def _clocked(bench: Workbench, once: Callable[[], object]) -> float:
+    """Time a second run: the first warms up."""
+    taken = []
+    for _ in range(2):
+        began = time.perf_counter()
+        once()
+        if bench.device.type == "cuda":
+            torch.cuda.synchronize(bench.device)
+        taken.append(time.perf_counter() - began)
+    return taken[-1]
 
 
 def _pass_seconds(bench: Workbench, layer: str) -> float:
@@ -106,11 +134,4 @@ def _pass_seconds(bench: Workbench, layer: str) -> float:
         return 0.0
     size = min(len(bench.source), batch_size(split.image_shape, bench.device))
     images = torch.full((size, *split.image_shape), 0.5, device=bench.device, requires_grad=True)
-    taken = []
-    for _ in range(2):  # the first run warms up
-        began = time.perf_counter()
-        split.prefix(images).square().sum().backward()
-        if bench.device.type == "cuda":
-            torch.cuda.synchronize(bench.device)
-        taken.append(time.perf_counter() - began)
-    return taken[-1] / size
+    return _clocked(bench, lambda: split.prefix(images).square().sum().backward()) / size

@@ -1,0 +1,76 @@
+"""What a dry run says a cell will take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from seepage import registry
+from seepage.attacks.chores import Chore
+from seepage.audit.plan import forecast, jobs
+from seepage.audit.request import Request
+from seepage.audit.workbench import Workbench
+from seepage.types import Knowledge, NotRunError, Recoverer
+
+
+@dataclass(frozen=True)
+class Sleepy:
+    """An attack that takes no pass, and its time."""
+
+    refuses: bool = False
+    efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {}
+    access: ClassVar[str] = "black-box"
+    auxiliary: ClassVar[str] = "none"
+    budget: ClassVar[int] = 0
+
+    def fit(self, knowledge: Knowledge, generator, *, workdir=None, progress=None) -> Recoverer:
+        raise NotImplementedError
+
+    def load(self, path: Path, knowledge: Knowledge) -> Recoverer:
+        raise NotImplementedError
+
+    def chores(self, knowledge: Knowledge, rows: int) -> Sequence[Chore]:
+        if self.refuses:
+            raise NotRunError("asleep")
+        assert rows == 6
+        return Chore(lambda: time.sleep(0.02), fitting=100), Chore(lambda: time.sleep(0.01), each=50)
+
+
+@pytest.fixture(autouse=True)
+def sleepy() -> Iterator[None]:
+    registry.names("attack")
+    registry.register("attack", "sleepy")(Sleepy)
+    yield
+    del registry._components["attack"]["sleepy"]
+
+
+def seconds(victim: str, folder: Path, *attacks: str) -> list[float]:
+    bench = Workbench(Request(victim, str(folder), layers=("wide",), attacks=attacks, metrics=("mse",)))
+    return [one.seconds for one in forecast(bench, jobs(bench))]
+
+
+def test_fitting_counts_once_and_a_picture_each_time(victim: str, folder: Path) -> None:
+    found, refused = seconds(victim, folder, "sleepy", "sleepy:refuses=yes")
+    assert found == pytest.approx(100 * 0.02 + 6 * 50 * 0.01, rel=0.5)
+    assert refused == 0.0
+
+
+def test_attacks_that_train_are_not_free(victim: str, folder: Path) -> None:
+    few = "decoder:pictures=12,steps=50"
+    short, long, passing = seconds(victim, folder, few, "decoder:pictures=12,steps=5000", "rmle:steps=50")
+    assert passing > 0
+    assert long > 5 * short > 5 * passing
+
+
+def test_what_a_dry_run_prints_has_the_training_in_it(victim: str, folder: Path, seepage) -> None:
+    code, out, err = seepage(
+        "audit", victim, folder, "--attack", "decoder:steps=90000,pictures=12", "--layer", "wide", "--dry-run"
+    )
+    assert code == 0, err
+    assert "0.0 minutes" not in out
+    assert "minutes" in out
