@@ -28,7 +28,7 @@ from ..types import (
     Recovery,
     Status,
 )
-from .generators import FORMS, Generator, load
+from .generators import FORMS, Generator, load, sha256
 from .inversion import GREY, ended, leak_shape, recover_rows, scaled, sizes, white_box
 
 Fit = Callable[[Tensor], Tensor]
@@ -115,6 +115,10 @@ class Gan:
                 )
         device = next((weight.device for weight in prefix.parameters()), torch.device("cpu"))
         return GanRecoverer(self, prefix, load(self.generator, knowledge.image_shape, device))
+
+    def equipment_sha256(self) -> str | None:
+        """Return the hash of the generator's weights and of the file that makes it."""
+        return sha256(self.generator) if self.generator else None
 
     def load(self, path: Path, knowledge: Knowledge) -> Recoverer:
         """Return the recoverer that was saved to `path`; its generator is loaded anew."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -57,15 +58,9 @@ def load(text: str, image_shape: tuple[int, int, int], device: torch.device) -> 
     Raises:
         GeneratorError: there is no such function, it fails, or the network is not as described.
     """
-    source, _, rest = text.partition("/")
-    where, _, name = rest.rpartition(":")
-    if source != "module" or not where or not name:
-        raise GeneratorError(f"a generator is {FORMS}, got {text!r}")
+    network = _built(text)
+    where, _ = _named(text)
     with _blamed(text), _importable(where), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        network = _function(where, name)()
-        if not isinstance(network, nn.Module):
-            raise GeneratorError(f"{text} returned a {type(network).__name__}; expected a torch.nn.Module")
         network = network.to(device).eval().requires_grad_(False)
         latent = _latent(network, text)
         images = network(torch.zeros(2, *latent, device=device))
@@ -75,6 +70,43 @@ def load(text: str, image_shape: tuple[int, int, int], device: torch.device) -> 
     if not ((images >= -_SLACK) & (images <= 1 + _SLACK)).all():
         raise GeneratorError(f"{text} draws from {images.min():.3g} to {images.max():.3g}; expected RGB in [0, 1]")
     return Generator(network, latent, image_shape)
+
+
+def sha256(text: str) -> str:
+    """Return the SHA-256 over the weights of the network that `text` names, and the file whose function makes it.
+
+    Raises:
+        GeneratorError: there is no such function, it fails, or what it returns is no network.
+    """
+    network = _built(text)
+    where, _ = _named(text)
+    with _blamed(text), _importable(where):
+        file = where if where.endswith(".py") else importlib.import_module(where).__file__
+        digest = hashlib.sha256(b"" if file is None else Path(file).read_bytes())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _named(text: str) -> tuple[str, str]:
+    """Return where the function lies, and its name."""
+    source, _, rest = text.partition("/")
+    where, _, name = rest.rpartition(":")
+    if source != "module" or not where or not name:
+        raise GeneratorError(f"a generator is {FORMS}, got {text!r}")
+    return where, name
+
+
+def _built(text: str) -> nn.Module:
+    """Import the function and call it; it draws from one fixed seed."""
+    where, name = _named(text)
+    with _blamed(text), _importable(where), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        network = _function(where, name)()
+    if not isinstance(network, nn.Module):
+        raise GeneratorError(f"{text} returned a {type(network).__name__}; expected a torch.nn.Module")
+    return network
 
 
 def _latent(network: nn.Module, text: str) -> Shape:

@@ -10,9 +10,10 @@ import torch
 
 from .. import registry
 from ..attacks.chores import Laborious
+from ..attacks.equipped import Equipped
 from ..schema import Spec
 from ..store import cell_key
-from ..types import NotRunError
+from ..types import Attack, NotRunError, SeepageError
 from ..victims.cut import NonFiniteError
 from ..victims.weights import NonFiniteWeightsError
 from .cell import batch_size
@@ -70,6 +71,7 @@ def jobs(bench: Workbench) -> tuple[Job, ...]:
                 defenses=bench.carried,
                 wire=bench.wire,
                 attack=text,
+                adapter_sha256=_equipment(attack),
                 attacker="naive" if bench.carried else "none",
                 effort=request.effort,
                 access=attack.access,
@@ -86,6 +88,13 @@ def jobs(bench: Workbench) -> tuple[Job, ...]:
             )
             found.append(Job(cell_key(spec), spec))
     return tuple(found)
+
+
+def _equipment(attack: Attack) -> str | None:
+    try:
+        return attack.equipment_sha256() if isinstance(attack, Equipped) else None
+    except SeepageError:
+        return None  # the cell will fail with this reason; the others can be run
 
 
 def forecast(bench: Workbench, cells: Sequence[Job]) -> list[Forecast]:
