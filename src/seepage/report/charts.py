@@ -15,7 +15,7 @@ from . import text
 from .glossary import Measure, control_name, measure, ordered
 from .verdict import LayerVerdict, Verdict
 
-CHARTED = ("psnr", "ssim", "ms_ssim", "lpips", "agreement")
+CHARTED = ("psnr", "ssim", "ms_ssim", "lpips", "agreement", "rank1", "knn_distance")
 MARKERS = ("circle", "square", "triangle", "diamond", "cross", "ring")
 _MARGIN_TOP, _MARGIN_RIGHT = 18, 18
 _LETTER = 6.6
@@ -36,12 +36,18 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """One line: an attack (`number` picks colour and marker) or a control (dashed)."""
+    """One line: an attack (`number` picks colour and marker), a control (dashed) or a ceiling (dotted)."""
 
     name: str
     number: int
     points: tuple[Point, ...]
     control: bool = False
+    ceiling: bool = False
+
+    @property
+    def attack(self) -> bool:
+        """Whether it shows what an attack reached."""
+        return not (self.control or self.ceiling)
 
 
 @dataclass(frozen=True)
@@ -65,30 +71,42 @@ def charts(verdict: Verdict, name: str) -> tuple[Chart, ...]:
 
 
 def series(verdict: Verdict, key: str) -> tuple[Series, ...]:
-    """Return the lines of one metric: attacks in the order of their names, then null controls."""
+    """Return the lines of one metric: attacks in the order of their names, then null controls, then ceilings."""
     scale = measure(key)
     attacks: dict[str, list[Point]] = {}
     controls: dict[str, list[Point]] = {}
+    ceilings: dict[str, list[Point]] = {}
     for place, layer in enumerate(verdict.layers):
-        strongest: dict[str, float] = {}
         for cell in layer.cells:
             if key in cell.summary:
                 name = verdict.attacker(cell)
                 attacks.setdefault(name, []).append(_point(place, cell, name, scale))
-            for name, scores in cell.controls.items():
-                if key in scores and not math.isnan(scores[key].mean):
-                    value, known = scores[key].mean, strongest.get(name)
-                    strongest[name] = value if known is None or scale.leaks_more(value, known) else known
-        for name, value in strongest.items():
-            note = f"control, {control_name(name)}, at {layer.layer}: {scale.label} {scale.with_unit(value)}"
-            controls.setdefault(name, []).append(Point(place, value, value, value, note))
+        for kind, lines in (("control", controls), ("ceiling", ceilings)):
+            for name, value in _strongest(layer, kind, scale).items():
+                note = f"{kind}, {control_name(name)}, at {layer.layer}: {scale.label} {scale.with_unit(value)}"
+                lines.setdefault(name, []).append(Point(place, value, value, value, note))
     return (
         *(Series(name, index, tuple(attacks[name])) for index, name in enumerate(sorted(attacks))),
         *(
             Series(control_name(name), i, tuple(controls[name]), control=True)
             for i, name in enumerate(sorted(controls))
         ),
+        *(
+            Series(control_name(name), i, tuple(ceilings[name]), ceiling=True)
+            for i, name in enumerate(sorted(ceilings))
+        ),
     )
+
+
+def _strongest(layer: LayerVerdict, kind: str, scale: Measure) -> dict[str, float]:
+    """Return each control, or ceiling, by name where it says most leakage among the layer's attacks."""
+    strongest: dict[str, float] = {}
+    for cell in layer.cells:
+        for name, scores in (cell.controls if kind == "control" else cell.ceilings).items():
+            if scale.key in scores and not math.isnan(scores[scale.key].mean):
+                value, known = scores[scale.key].mean, strongest.get(name)
+                strongest[name] = value if known is None or scale.leaks_more(value, known) else known
+    return strongest
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -114,8 +132,9 @@ def _point(place: int, cell: Cell, name: str, scale: Measure) -> Point:
 def _chart(verdict: Verdict, scale: Measure, name: str) -> Chart:
     lines = series(verdict, scale.key)
     decides = scale.key == verdict.threshold.metric
-    key: list[tuple[Markup, str]] = [(_swatch(line), line.name) for line in lines if not line.control]
+    key: list[tuple[Markup, str]] = [(_swatch(line), line.name) for line in lines if line.attack]
     key += [(_swatch(line), f"control: {line.name}") for line in lines if line.control]
+    key += [(_swatch(line), f"ceiling: {line.name}") for line in lines if line.ceiling]
     if decides:
         sense = "at least" if scale.higher_leaks else "at most"
         key.append((_rule_swatch(), f"recognisable: {sense} {scale.limit(verdict.threshold.value)}"))
@@ -124,6 +143,8 @@ def _chart(verdict: Verdict, scale: Measure, name: str) -> Chart:
         f"Mean {scale.label} with its 95{text.NARROW}% interval; further up is more leakage. "
         "The shaded area is what an attacker without the features reaches."
     )
+    if any(line.ceiling for line in lines):
+        caption += " The dotted line is the ceiling: what the originals themselves score."
     drawings = [_Drawing(verdict, scale, lines, width, f"{name}-{width}").markup() for width in (960, 380)]
     return Chart(scale.key, title, caption, drawings[0], drawings[1], tuple(key))
 
@@ -163,9 +184,9 @@ class _Drawing:
         self._grid(svg)
         self._shade(svg)
         self._threshold(svg)
-        attacks = [line for line in self._lines if not line.control]
+        attacks = [line for line in self._lines if line.attack]
         for line in self._lines:
-            if line.control:
+            if not line.attack:
                 self._polyline(svg, line, 0.0)
         for index, line in enumerate(attacks):
             step = min(9.0, self._room * 0.5 / max(1, len(attacks)))
@@ -257,11 +278,11 @@ class _Drawing:
         label.text = "recognisable ↑"
 
     def _polyline(self, svg: ElementTree.Element, line: Series, shift: float) -> None:
-        group = _child(svg, "g", {"class": f"control c{line.number % 3}" if line.control else _class(line.number)})
+        group = _child(svg, "g", {"class": _class(line)})
         finite = [point for point in line.points if math.isfinite(point.value)]
-        if len(finite) > 1 or line.control:
+        if len(finite) > 1 or not line.attack:
             corners = [(self._x(p.place) + shift, self._y(p.value)) for p in finite]
-            if line.control and len(corners) == 1:
+            if not line.attack and len(corners) == 1:
                 x, y = corners[0]
                 corners = [(x - self._room / 2, y), (x + self._room / 2, y)]
             _child(group, "polyline", {"points": " ".join(f"{x:g},{y:g}" for x, y in corners)})
@@ -274,7 +295,7 @@ class _Drawing:
                 label.text = self._scale.show(point.value)
                 continue
             y = self._y(point.value)
-            if line.control:
+            if not line.attack:
                 _child(mark, "circle", {"class": "hit"}, cx=x, cy=y, r=7)
                 continue
             if math.isfinite(point.low) and math.isfinite(point.high):
@@ -300,8 +321,10 @@ def _short(name: str) -> str:
     return name if len(name) < 26 else f"…{name[-24:]}"
 
 
-def _class(number: int) -> str:
-    return f"line s{number % len(MARKERS)}"
+def _class(line: Series) -> str:
+    if line.ceiling:
+        return "ceiling"
+    return f"control c{line.number % 3}" if line.control else f"line s{line.number % len(MARKERS)}"
 
 
 def _child(
@@ -327,9 +350,9 @@ def _marker(parent: ElementTree.Element, number: int, x: float, y: float) -> Non
 
 def _swatch(line: Series) -> Markup:
     svg = ElementTree.Element("svg", {"viewBox": "0 0 34 16", "class": "swatch", "aria-hidden": "true"})
-    group = _child(svg, "g", {"class": f"control c{line.number % 3}" if line.control else _class(line.number)})
+    group = _child(svg, "g", {"class": _class(line)})
     _child(group, "polyline", {"points": "1,8 33,8"})
-    if not line.control:
+    if line.attack:
         _marker(group, line.number, 17.0, 8.0)
     return Markup(ElementTree.tostring(svg, encoding="unicode"))
 

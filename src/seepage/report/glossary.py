@@ -104,12 +104,17 @@ CONTROLS: Mapping[str, str] = {
     "constant": "the one answer that scores best on the attacker's training pictures",
 }
 
+CEILINGS: Mapping[str, str] = {
+    "original": "the originals themselves, scored as recoveries are: no attack can be expected to do better",
+}
+
 TERMS: tuple[tuple[str, str], ...] = (
     ("Layer", "where the model is cut: up to it the device computes, its output (the leak) is what an attacker sees"),
     ("Work on the device", "the share of the model's multiply-adds before the cut"),
     ("95 % interval", "of the mean, by 2 000 bootstrap draws of the pictures; it says nothing of other attacks"),
     ("Worst decile", "the mean of the tenth of the pictures that leak most, of at least one picture"),
     ("Control", "what an attacker without the features reaches; a recovery no better than it shows no leakage"),
+    ("Ceiling", "what the originals themselves score, for metrics that have no perfect value"),
     ("Recovery", "where the mean squared error lies between the strongest control (0 %) and the original (100 %)"),
     ("Residual", "how far the recovered picture's features are from the leak, relative to it: small is not yet right"),
     ("Passes", "runs through the model up to the cut, forward or forward and backward, that one picture took"),

@@ -14,7 +14,7 @@ from . import glossary, method, text, words
 from .charts import Chart, charts
 from .gallery import Embedded, Gallery, gallery
 from .glossary import measure
-from .tables import STATISTICS, table
+from .tables import statistics, table
 from .verdict import LayerVerdict, Verdict, verdicts
 
 STATES = {
@@ -79,7 +79,7 @@ def render(cells: Sequence[Cell], folder: Path, *, redact: bool) -> Pages:
         "glossary": glossary,
     }
     page = _for_html().get_template("report.html")
-    parts = {"gallery": shown, "redact": redact, "statistics": STATISTICS}
+    parts = {"gallery": shown, "redact": redact, "statistics": statistics(cells)}
     parts |= {"style": _source("style.css"), "script": _source("script.js")}
     return Pages(page.render(content | parts), _for_markdown().get_template("report.md").render(content))
 

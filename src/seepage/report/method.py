@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from ..schema import Cell
 from . import text
-from .glossary import CONTROLS, Measure, control_name, measure, ordered
+from .glossary import CEILINGS, CONTROLS, Measure, control_name, measure, ordered
 from .verdict import Verdict
 
 _SHOWN_NAMES = 12
@@ -69,6 +69,10 @@ def method(cells: Sequence[Cell]) -> Method:
         tuple(
             (control_name(name), CONTROLS.get(name, "defined by the component that brought it"))
             for name in sorted({name for cell in cells for name in cell.controls})
+        )
+        + tuple(
+            (f"ceiling: {control_name(name)}", CEILINGS.get(name, "defined by the component that brought it"))
+            for name in sorted({name for cell in cells for name in cell.ceilings})
         ),
         tuple(measure(key, cells) for key in ordered({key for cell in cells for key in cell.summary})),
         tuple(sorted({(measure(key).label, why) for cell in cells for key, why in cell.unavailable.items()})),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..schema import Cell, Stats
 from . import text
 from .glossary import Measure, control_name, measure, ordered
-from .verdict import Verdict, residual_median, strongest_control, verdicts, work_share
+from .verdict import Verdict, highest_ceiling, residual_median, strongest_control, verdicts, work_share
 from .words import setting_name
 
 STATISTICS: tuple[tuple[str, str], ...] = (
@@ -21,6 +21,7 @@ STATISTICS: tuple[tuple[str, str], ...] = (
     ("range", "Least and most"),
     ("worst", "Worst decile"),
     ("control", "Strongest control"),
+    ("ceiling", "Ceiling"),
     ("recovery", "Recovery"),
 )
 
@@ -64,6 +65,12 @@ class Table:
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+
+
+def statistics(cells: Sequence[Cell]) -> tuple[tuple[str, str], ...]:
+    """Return those of `STATISTICS` that a reader can choose: a ceiling only where a metric has one."""
+    capped = any(cell.ceilings for cell in cells)
+    return tuple(pair for pair in STATISTICS if capped or pair[0] != "ceiling")
 
 
 def table(judged: Sequence[Verdict]) -> Table:
@@ -184,16 +191,27 @@ def _metric(cell: Cell, key: str) -> tuple[Value, ...]:
         return tuple(Value(text.NONE, None, "not available" if reason else "", name) for name, _ in STATISTICS)
     control = strongest_control(cell, key)
     rest = "" if control is None else control_name(control[0])
+    ceiling = highest_ceiling(cell, key)
+    cap = "" if ceiling is None else control_name(ceiling[0])
     least, most = (stats.min, stats.max) if scale.higher_leaks else (stats.max, stats.min)
     return (
-        Value(scale.show(stats.mean), _sortable(stats.mean), scale.interval(stats), "mean"),
+        Value(scale.show(stats.mean), _sortable(stats.mean), _beside(scale, stats, ceiling), "mean"),
         Value(scale.show(stats.median), _sortable(stats.median), "", "median"),
         Value(f"{scale.show(least)} to {scale.show(most)}", _sortable(most), "", "range"),
         Value(scale.show(stats.worst), _sortable(stats.worst), "", "worst"),
         Value(scale.show(None if control is None else control[1].mean), _sortable(control and control[1].mean), rest,
               "control"),
+        Value(scale.show(None if ceiling is None else ceiling[1].mean), _sortable(ceiling and ceiling[1].mean), cap,
+              "ceiling"),
         _recovery(stats, "recovery"),
     )  # fmt: skip
+
+
+def _beside(scale: Measure, stats: Stats, ceiling: tuple[str, Stats] | None) -> str:
+    """What stands under a mean: its interval, and where the metric has one, how far it could go."""
+    if ceiling is None:
+        return scale.interval(stats)
+    return f"{scale.interval(stats)}; {control_name(ceiling[0])}: {scale.show(ceiling[1].mean)}"
 
 
 def _recovery(stats: Stats | None, statistic: str = "") -> Value:

@@ -164,12 +164,21 @@ def passing(cell: Cell, threshold: Threshold) -> int:
 
 def strongest_control(cell: Cell, metric: str) -> tuple[str, Stats] | None:
     """Return the null control that says most leakage by its mean, and its statistics."""
-    found = {name: scores[metric] for name, scores in cell.controls.items() if metric in scores}
+    return _most_leaking(cell, metric, cell.controls)
+
+
+def _most_leaking(cell: Cell, metric: str, groups: Mapping[str, Mapping[str, Stats]]) -> tuple[str, Stats] | None:
+    found = {name: scores[metric] for name, scores in groups.items() if metric in scores}
     found = {name: stats for name, stats in found.items() if not math.isnan(stats.mean)}
     if not found:
         return None
     name = max(found, key=lambda name: measure(metric, (cell,)).leakage(found[name].mean))
     return name, found[name]
+
+
+def highest_ceiling(cell: Cell, metric: str) -> tuple[str, Stats] | None:
+    """Return the ceiling that says most leakage by its mean, and its statistics; None where the metric has none."""
+    return _most_leaking(cell, metric, cell.ceilings)
 
 
 def beats_controls(cell: Cell, metric: str) -> bool:
