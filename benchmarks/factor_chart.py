@@ -1,0 +1,70 @@
+"""A figure of one column of dots a factor: PSNR by level, an attack a mark, with the interval of its mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from xml.sax.saxutils import escape
+
+COLOURS = ("#1a6fb0", "#c05a12", "#5b7f2b")
+LEFT, WIDTH, RIGHT, LINE, GAP = 150, 470, 20, 22, 34
+STYLE = (
+    "text{font:12px system-ui,sans-serif;fill:#555}.head{font-weight:600;fill:#333}.rule{stroke:#ccc}"
+    ".null{stroke:#888;stroke-dasharray:3 3}"
+    "@media(prefers-color-scheme:dark){text{fill:#bbb}.head{fill:#ddd}.rule{stroke:#444}}"
+)
+
+
+def chart(records: Sequence[dict[str, Any]], attacks: Sequence[str]) -> str:
+    """Return an SVG of records as `factors.json` has them: panels by factor and weights, rows by level.
+
+    The dashed line is the strongest null control. The axis is PSNR in dB from 0 to the largest interval's end.
+    """
+    groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for one in records:
+        title = f"{one['factor']}, {'trained' if one['trained'] else 'random'}"
+        groups.setdefault(title, {}).setdefault(one["level"], []).append(one)
+    most = max((one["psnr"]["ci_high"] for one in records), default=1.0)
+    most = 10 * (int(most / 10) + 1)
+
+    def across(value: float) -> float:
+        return LEFT + WIDTH * max(value, 0.0) / most
+
+    parts, y = [], 40.0
+    for place, attack in enumerate(attacks):
+        x = LEFT + 90 * place
+        parts.append(
+            f'<circle cx="{x}" cy="16" r="4" fill="{COLOURS[place]}"/><text x="{x + 9}" y="20">{attack}</text>'
+        )
+    for title, levels in groups.items():
+        parts.append(f'<text class="head" x="8" y="{y:.0f}">{escape(title)}</text>')
+        top = y + 8
+        for level, ones in levels.items():
+            y += LINE
+            parts.append(f'<text x="{LEFT - 12}" y="{y + 4:.0f}" text-anchor="end">{escape(level)}</text>')
+            for one in ones:
+                place = attacks.index(one["attack"])
+                parts.append(_mark(one, across, y + 5 * (place - (len(attacks) - 1) / 2), COLOURS[place]))
+        null = max(max(one["controls"].values()) for ones in levels.values() for one in ones)
+        bottom = y + 10
+        parts.append(f'<path class="null" d="M{across(null):.1f} {top:.0f}V{bottom:.0f}"/>')
+        parts.append(f'<path class="rule" fill="none" d="M{LEFT} {top:.0f}V{bottom:.0f}H{LEFT + WIDTH}"/>')
+        y += GAP
+    step = 10 if most <= 80 else 20
+    for tick in range(0, most + 1, step):
+        parts.append(f'<text x="{across(tick):.1f}" y="{y:.0f}" text-anchor="middle">{tick}</text>')
+    parts.append(f'<text x="{LEFT + WIDTH / 2:.0f}" y="{y + 18:.0f}" text-anchor="middle">PSNR, dB</text>')
+    size = f"{LEFT + WIDTH + RIGHT} {y + 28:.0f}"
+    said = "PSNR of recovered pictures by factor and attack; the table beside has the numbers"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" role="img" aria-label="{said}">'
+        f"<style>{STYLE}</style>\n" + "\n".join(parts) + "\n</svg>\n"
+    )
+
+
+def _mark(one: dict[str, Any], across: Any, y: float, colour: str) -> str:
+    low, mean, high = (across(one["psnr"][name]) for name in ("ci_low", "mean", "ci_high"))
+    return (
+        f'<path stroke="{colour}" stroke-width="1.5" d="M{low:.1f} {y:.1f}H{high:.1f}"/>'
+        f'<circle cx="{mean:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>'
+    )
