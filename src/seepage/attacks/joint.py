@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..priors import Ridge, RidgeDecoder, Spectrum, dead_leaves, total_variation
+from ..priors import CorrectedDecoder, Corrections, Spectrum, dead_leaves, total_variation
 from ..registry import register
 from ..solvers import Adam, LevenbergMarquardt
 from ..types import (
@@ -45,7 +45,9 @@ class Joint:
     """Minimise |prefix(x) - leak|^2 / |leak|^2 over x in [0, 1] in three stages.
 
     1. A start: `start=ridge` decodes patches of features by a ridge regression fitted on `pictures` synthetic
-       dead-leaves pictures (auxiliary: synthetic); `start=grey` needs nothing.
+       dead-leaves pictures, then takes up to `corrections` learned steps, each of which looks at what its picture would
+       have leaked (`priors.Corrections`; auxiliary: synthetic; 0 pictures means as many as hold a million pixels,
+       between 24 and 256). `start=grey` needs nothing.
     2. `steps` of Adam at rate `lr` with total variation, its weight falling geometrically from `tv` to `tv_end`, in
        coordinates in which natural pictures are white (`priors.Spectrum`).
     3. `newton` steps of Levenberg-Marquardt without a prior, each of at most `inner` products with J^T J.
@@ -60,7 +62,8 @@ class Joint:
     """
 
     start: Literal["ridge", "grey"] = "ridge"
-    pictures: int = 24
+    pictures: int = 0
+    corrections: int = 8
     steps: int = 600
     lr: float = 0.03
     tv: float = 0.3
@@ -90,8 +93,8 @@ class Joint:
 
     @property
     def budget(self) -> int:
-        """Adam's steps, then for each Newton step its products, its trials and its linearisation."""
-        return self.steps + 1 + self.newton * (self.inner + 4)
+        """The corrections, Adam's steps, then for each Newton step its products, its trials and its linearisation."""
+        return self.corrections + self.steps + 1 + self.newton * (self.inner + 4)
 
     def fit(
         self,
@@ -112,10 +115,9 @@ class Joint:
             grey = self._descent(prefix, self.open_tv or _GREY_TV, self.open_lr)
             return JointRecoverer(self, prefix, knowledge.image_shape, seed, grey, None, None)
         device = next((weight.device for weight in prefix.parameters()), torch.device("cpu"))
-        with torch.no_grad():
-            decoder, mean = Ridge(self.pictures).fit(
-                prefix, knowledge.image_shape, generator, device=device, progress=progress
-            )
+        decoder, mean = Corrections(self.corrections, self.pictures).fit(
+            prefix, knowledge.image_shape, generator, device=device, progress=progress
+        )
         descent: Adam | None = self._descent(prefix, self.open_tv, self.open_lr)
         if not determined(prefix) and self.open_tv == 0:
             descent = self._choose(prefix, decoder, dead_leaves(_HELD_OUT, knowledge.image_shape, generator).to(device))
@@ -132,7 +134,7 @@ class Joint:
             return Adam(self.steps, self.lr, penalty_start=self.tv, penalty_end=self.tv_end)
         return Adam(self.open_steps, open_lr, penalty_start=open_tv, penalty_end=open_tv / 5)
 
-    def _choose(self, prefix: Prefix, decoder: RidgeDecoder, truth: Tensor) -> Adam | None:
+    def _choose(self, prefix: Prefix, decoder: CorrectedDecoder, truth: Tensor) -> Adam | None:
         """Take the rate, then climb the ladder of weights to the descent that serves these pictures best.
 
         None where the start does.
@@ -166,7 +168,7 @@ class JointRecoverer(Recoverer):
         image_shape: tuple[int, int, int],
         seed: int,
         descent: Adam | None,
-        decoder: RidgeDecoder | None,
+        decoder: CorrectedDecoder | None,
         mean: Tensor | None,
     ) -> None:
         self.attack = attack
@@ -187,7 +189,7 @@ class JointRecoverer(Recoverer):
                 images, found = _descended(self.descent, self.prefix, images, z)
             else:
                 found = Adam(0).solve(scaled(self.prefix), images, z)
-            passes = found.passes
+            passes = found.passes + (len(self.decoder.corrections) if self.decoder is not None else 0)
             if attack.newton and determined(self.prefix):
                 newton = LevenbergMarquardt(attack.newton, attack.inner)
                 found = newton.solve(scaled(self.prefix), images, z, lower=0.0, upper=1.0)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from .corrections import CorrectedDecoder, Corrections
 from .dead_leaves import dead_leaves
 from .ridge import Ridge, RidgeDecoder
 from .spectrum import Spectrum
 from .tv import total_variation
 
-__all__ = ["Ridge", "RidgeDecoder", "Spectrum", "dead_leaves", "total_variation"]
+__all__ = ["CorrectedDecoder", "Corrections", "Ridge", "RidgeDecoder", "Spectrum", "dead_leaves", "total_variation"]

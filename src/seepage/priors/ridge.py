@@ -80,10 +80,9 @@ class RidgeDecoder:
         _, rows, columns = self.layout.grid
         pictures = []
         for one in torch.split(grid, 1):
-            flat = _patches(one, self.patch)[0] @ self.tensors["weight"] + self.tensors["bias"]
-            tiles = flat.view(rows, columns, channels, *self.block).permute(2, 0, 3, 1, 4)
-            picture = tiles.reshape(1, channels, rows * self.block[0], columns * self.block[1])
-            pictures.append(_resize(picture, (height, width)))
+            flat = patches_of(one, self.patch)[0] @ self.tensors["weight"] + self.tensors["bias"]
+            picture = untiled(flat[None], self.block, (channels, rows, columns))
+            pictures.append(resized(picture, (height, width)))
         return torch.cat(pictures).clamp(0, 1)
 
     def _standardise(self, grid: Tensor) -> Tensor:
@@ -121,10 +120,10 @@ class Ridge:
             features.append(prefix(drawn.to(device)).float())
         image, feature = torch.cat(images).to(device), torch.cat(features)
         told(0.8, "ridge decoder")
-        decoder = self._regress(image, feature, image_shape, generator)
+        decoder = self.regress(image, feature, image_shape, generator)
         return decoder, feature.mean(0, keepdim=True)
 
-    def _regress(
+    def regress(
         self, image: Tensor, feature: Tensor, image_shape: tuple[int, int, int], generator: torch.Generator
     ) -> RidgeDecoder:
         layout = Layout.of(tuple(feature.shape[1:]), image_shape)
@@ -139,23 +138,22 @@ class Ridge:
         patch = next(k for k in _PATCHES if min(channels, _WIDEST) * k * k <= _WIDEST and k <= 2 * min(rows, columns))
         bare = RidgeDecoder(layout, image_shape, patch, block, tensors)
         standard = bare._standardise(grid)
-        target = _resize(image, (rows * block[0], columns * block[1]))
+        target = resized(image, (rows * block[0], columns * block[1]))
         width = standard.shape[1] * patch * patch
         wanted = math.ceil(_ROWS_PER_UNKNOWN * width / len(image))
         held = max(len(image) // 4, 1)
-        fitted, kept = _Moments(), _Moments()
+        fitted, kept = Moments(), Moments()
         for index in range(len(image)):
-            x = _patches(standard[index : index + 1], patch)[0]
-            y = _tiles(target[index : index + 1], block)[0]
+            x = patches_of(standard[index : index + 1], patch)[0]
+            y = tiles_of(target[index : index + 1], block)[0]
             chosen = torch.randperm(len(x), generator=generator)[:wanted].to(x.device)
             (kept if index < held else fitted).add(x[chosen], y[chosen])
-        ridge = min(_RIDGES, key=lambda ridge: kept.error(*fitted.solve(ridge)))
-        weight, bias = (fitted + kept).solve(ridge)
+        weight, bias = (fitted + kept).solve(best_ridge(fitted, kept))
         tensors |= {"weight": weight.float(), "bias": bias.float()}
         return RidgeDecoder(layout, image_shape, patch, block, tensors)
 
 
-class _Moments:
+class Moments:
     """Sums from which a regression and its error follow, in float64."""
 
     def __init__(self) -> None:
@@ -169,8 +167,8 @@ class _Moments:
         self.sums = tuple(a + b for a, b in zip(self.sums, parts, strict=True)) if self.sums else parts
         self.n += len(x)
 
-    def __add__(self, other: _Moments) -> _Moments:
-        total = _Moments()
+    def __add__(self, other: Moments) -> Moments:
+        total = Moments()
         total.n = self.n + other.n
         total.sums = tuple(a + b for a, b in zip(self.sums, other.sums, strict=True)) if other.sums else self.sums
         return total
@@ -192,6 +190,11 @@ class _Moments:
         return float(fit + 2 * bias @ (x @ weight - y) + self.n * bias @ bias)
 
 
+def best_ridge(fitted: Moments, held_out: Moments) -> float:
+    """Return the ridge whose fit serves the rows held out best."""
+    return min(_RIDGES, key=lambda ridge: held_out.error(*fitted.solve(ridge)))
+
+
 def _block(layout: Layout, image_shape: tuple[int, int, int]) -> tuple[int, int]:
     _, height, width = image_shape
     _, rows, columns = layout.grid
@@ -199,18 +202,28 @@ def _block(layout: Layout, image_shape: tuple[int, int, int]) -> tuple[int, int]
     return min(math.ceil(height / rows), largest), min(math.ceil(width / columns), largest)
 
 
-def _patches(grid: Tensor, patch: int) -> Tensor:
+def patches_of(grid: Tensor, patch: int) -> Tensor:
     """Return the surroundings of every position, "b c h w" -> "b hw ckk"."""
     around = nn.functional.pad(grid, [patch // 2] * 4, mode="replicate") if patch > 1 else grid
     return nn.functional.unfold(around, patch).mT
 
 
-def _tiles(image: Tensor, block: tuple[int, int]) -> Tensor:
+def tiles_of(image: Tensor, block: tuple[int, int]) -> Tensor:
     """Cut pictures into what each position is to predict, "b c hs ws" -> "b hw css"."""
     return nn.functional.unfold(image, block, stride=block).mT
 
 
-def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+def untiled(
+    tiles: Float[Tensor, "b n k"], block: tuple[int, int], grid: tuple[int, int, int]
+) -> Float[Tensor, "b c h w"]:
+    """Lay tiles of "c * block" numbers out on a grid of `(c, rows, columns)`: what `tiles_of` cut."""
+    channels, rows, columns = grid
+    laid = tiles.reshape(-1, rows, columns, channels, *block).permute(0, 3, 1, 4, 2, 5)
+    return laid.reshape(-1, channels, rows * block[0], columns * block[1])
+
+
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return pictures at another size, smoothly."""
     if tuple(image.shape[2:]) == size:
         return image
     return nn.functional.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
