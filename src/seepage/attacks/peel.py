@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..inverses import FALLBACK, Inverse, Split, Step, Target, rule, steps, unknowns
+from ..inverses import FALLBACK, Constrained, Inverse, Split, Step, Target, rule, steps, unknowns
 from ..priors import Ridge, RidgeDecoder, total_variation
 from ..priors.ridge import Layout
 from ..registry import register
@@ -42,16 +42,17 @@ class Peel:
 
     Arif, Murugesan, Das, Gittens & Chen, "PEEL the Layers and Find Yourself" (SaTML 2025), Algorithm 1. `walk=chain`
     hands each recovery to the segment before: one leak is all it sees. A kind of block is solved by its own registered
-    inverse, one without by the generic solver; `form=penalty` solves all segments but the first in the paper's split
-    form instead. `start=output` is the paper's hypothesis, a block's output for its input where the shapes agree, else
-    zeros or what a grey picture gives, whichever fits; `zeros`; `noise` of deviation `noise`; `ridge`, what the picture
-    of a linear decoder gives, fitted on `pictures` synthetic ones. Where a segment gives fewer numbers than it takes,
-    or what it gave is not exact to `tolerance`, `tv` times the total variation of what is sought decides what is open.
-    Each segment is run at most `passes` times. White-box; auxiliary: none, synthetic with `start=ridge`.
+    inverse, one without by the generic solver; all segments but the first are solved in the paper's split form instead
+    by `form=constrained`, with multipliers, and by `form=penalty`, as the authors' scripts do. `start=output` is the
+    paper's hypothesis, a block's output for its input where the shapes agree, else zeros or what a grey picture gives,
+    whichever fits; `zeros`; `noise` of deviation `noise`; `ridge`, what the picture of a linear decoder gives, fitted
+    on `pictures` synthetic ones. Where a segment gives fewer numbers than it takes, or what it gave is not exact to
+    `tolerance`, `tv` times the total variation of what is sought decides what is open. Each segment is run at most
+    `passes` times. White-box; auxiliary: none, synthetic with `start=ridge`.
     """
 
     walk: Literal["chain"] = "chain"
-    form: Literal["least-squares", "penalty"] = "least-squares"
+    form: Literal["least-squares", "penalty", "constrained"] = "least-squares"
     start: Literal["output", "zeros", "noise", "ridge"] = "output"
     passes: int = 480
     tv: float = 0.3
@@ -252,8 +253,8 @@ class _Walk:
 
     def _inverse(self, step: Step) -> Inverse:
         kind = step.segment.kind
-        if self.attack.form == "penalty" and not step.first:
-            return Split()
+        if self.attack.form != "least-squares" and not step.first:
+            return Split() if self.attack.form == "penalty" else Constrained()
         name, inverse = rule(kind)
         if name == FALLBACK:
             self.unruled.append(kind or "no kind")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .constrained import Constrained
 from .generic import Generic
 from .identity_residual import IdentityResidual
 from .rule import FALLBACK, Inverse, Target, followed, misfit, rule, unknowns
@@ -10,6 +11,7 @@ from .step import Step, steps
 
 __all__ = [
     "FALLBACK",
+    "Constrained",
     "Generic",
     "IdentityResidual",
     "Inverse",
