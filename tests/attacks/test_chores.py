@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from seepage.attacks.chores import Laborious
 from seepage.attacks.decoder import Decoder
 from seepage.attacks.deep_image_prior import DeepImagePrior
 from seepage.attacks.divide import Divide
+from seepage.attacks.gan import Gan
 from seepage.attacks.rmle import RMLE
 from seepage.types import Attack, Examples, Images, Knowledge, NotRunError, Pictures, Recovery
 
@@ -53,6 +55,21 @@ def test_chores_add_up_to_what_the_attack_does(attack: Attack) -> None:
     assert 0.75 * done < said < 1.33 * done
 
 
+def test_a_search_of_latents_passes_all_rows_at_each_step(tmp_path: Path) -> None:
+    (tmp_path / "made.py").write_text(
+        "from torch import nn\n\n\nclass Made(nn.Sequential):\n    latent_shape = (4, 16, 16)\n\n"
+        "    def __init__(self):\n        super().__init__(nn.Conv2d(4, 3, 1), nn.Sigmoid())\n"
+    )
+    attack, known = Gan(f"module/{tmp_path}/made.py:Made", starts=2, steps=5), knowledge()
+    (chore,) = attack.chores(known, ROWS)
+    seen: list[int] = []
+    known.prefix.register_forward_hook(lambda prefix, given, made: seen.append(len(made)))
+    chore.once()
+    assert seen == [ROWS]
+    assert chore.fitting == 0
+    assert chore.each * ROWS == attack.budget
+
+
 @pytest.mark.parametrize("attack", [DECODER, DIVIDE, PRIOR], ids=lambda attack: type(attack).__name__)
 def test_twice_the_steps_are_twice_the_work(attack: Attack) -> None:
     known = knowledge()
@@ -82,6 +99,6 @@ def test_rehearsing_changes_nothing_that_counts() -> None:
 
 def test_attacks_that_only_pass_have_no_chores_and_what_cannot_run_says_so() -> None:
     assert not isinstance(RMLE(), Laborious)
-    for attack in (DECODER, replace(DECODER, train="public"), DIVIDE, PRIOR):
+    for attack in (DECODER, replace(DECODER, train="public"), DIVIDE, PRIOR, Gan()):
         with pytest.raises(NotRunError):
             attack.chores(Knowledge(SHAPE), ROWS)

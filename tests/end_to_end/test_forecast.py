@@ -23,6 +23,7 @@ class Sleepy:
     """An attack that takes no pass, and its time."""
 
     refuses: bool = False
+    breaks: bool = False
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {}
     access: ClassVar[str] = "black-box"
     auxiliary: ClassVar[str] = "none"
@@ -37,6 +38,8 @@ class Sleepy:
     def chores(self, knowledge: Knowledge, rows: int) -> Sequence[Chore]:
         if self.refuses:
             raise NotRunError("asleep")
+        if self.breaks:
+            raise RuntimeError("out of memory")
         assert rows == 6
         return Chore(lambda: time.sleep(0.02), fitting=100), Chore(lambda: time.sleep(0.01), each=50)
 
@@ -55,9 +58,10 @@ def seconds(victim: str, folder: Path, *attacks: str) -> list[float]:
 
 
 def test_fitting_counts_once_and_a_picture_each_time(victim: str, folder: Path) -> None:
-    found, refused = seconds(victim, folder, "sleepy", "sleepy:refuses=yes")
+    found, refused, broken = seconds(victim, folder, "sleepy", "sleepy:refuses=yes", "sleepy:breaks=yes")
     assert found == pytest.approx(100 * 0.02 + 6 * 50 * 0.01, rel=0.5)
-    assert refused == 0.0
+    # What cannot be run must not keep the other cells from it.
+    assert refused == broken == 0.0
 
 
 def test_attacks_that_train_are_not_free(victim: str, folder: Path) -> None:

@@ -28,6 +28,7 @@ from ..types import (
     Recovery,
     Status,
 )
+from .chores import Chore
 from .generators import FORMS, Generator, load, sha256
 from .inversion import GREY, ended, leak_shape, recover_rows, scaled, sizes, white_box
 
@@ -102,6 +103,35 @@ class Gan:
             NotRunError: there is no prefix, no generator is named, or `class` meets a leak that is no class scores.
             GeneratorError: what is named is no generator.
         """
+        return GanRecoverer(self, *self._parts(knowledge))
+
+    def chores(self, knowledge: Knowledge, rows: int) -> Sequence[Chore]:
+        """Return one step: generator and prefix there and back, for all rows.
+
+        Raises:
+            NotRunError, GeneratorError: as `fit` does.
+        """
+        prefix, drawer = self._parts(knowledge)
+        drawing = torch.Generator().manual_seed(0)
+        z = torch.cat([drawer.draw(drawing) for _ in range(rows)]).requires_grad_()
+
+        def step() -> None:
+            with torch.enable_grad():
+                torch.autograd.grad(prefix(drawer(z)).square().sum(), z)
+
+        return (Chore(step, each=self.budget / rows),)
+
+    def equipment_sha256(self) -> str | None:
+        """Return the hash of the generator's weights and of the file that makes it."""
+        return sha256(self.generator) if self.generator else None
+
+    def load(self, path: Path, knowledge: Knowledge) -> Recoverer:
+        """Return the recoverer that was saved to `path`; its generator is loaded anew."""
+        saved = Gan(**json.loads(path.read_text(encoding="utf-8")))
+        return saved.fit(knowledge, torch.Generator())
+
+    def _parts(self, knowledge: Knowledge) -> tuple[Prefix, Generator]:
+        """Return prefix and generator, or refuse what cannot be searched."""
         prefix = white_box(knowledge, "gan")
         if not self.generator:
             raise NotRunError(f"gan searches a generator's latents: name one with gan:generator={FORMS}")
@@ -114,16 +144,7 @@ class Gan:
                     f"the cut lies at the class scores; here {known} and a row of the leak is {leak_shape(prefix)}"
                 )
         device = next((weight.device for weight in prefix.parameters()), torch.device("cpu"))
-        return GanRecoverer(self, prefix, load(self.generator, knowledge.image_shape, device))
-
-    def equipment_sha256(self) -> str | None:
-        """Return the hash of the generator's weights and of the file that makes it."""
-        return sha256(self.generator) if self.generator else None
-
-    def load(self, path: Path, knowledge: Knowledge) -> Recoverer:
-        """Return the recoverer that was saved to `path`; its generator is loaded anew."""
-        saved = Gan(**json.loads(path.read_text(encoding="utf-8")))
-        return saved.fit(knowledge, torch.Generator())
+        return prefix, load(self.generator, knowledge.image_shape, device)
 
 
 class GanRecoverer(Recoverer):

@@ -13,7 +13,7 @@ from ..attacks.chores import Laborious
 from ..attacks.equipped import Equipped
 from ..schema import Spec
 from ..store import cell_key
-from ..types import Attack, NotRunError, SeepageError
+from ..types import Attack, SeepageError
 from ..victims.cut import NonFiniteError
 from ..victims.weights import NonFiniteWeightsError
 from .cell import batch_size
@@ -119,8 +119,8 @@ def _seconds(bench: Workbench, spec: Spec, a_pass: float) -> float:
         rows = min(count, batch_size(split.image_shape, bench.device))
         chores = attack.chores(bench.knowledge(split), rows)
         return sum(_clocked(bench, chore.once) * (chore.fitting + chore.each * count) for chore in chores)
-    except (NotRunError, *_POISONED):
-        return 0.0  # the cell says why it is not run, or fails
+    except (SeepageError, RuntimeError, MemoryError):
+        return 0.0  # whatever keeps it from being run is for the cell's own record to say
 
 
 def _clocked(bench: Workbench, once: Callable[[], object]) -> float:
