@@ -5,7 +5,8 @@
 Trains the four networks of the skip study on the training files of `cifar10_jpeg.zip`, attacks every network on
 16 test files at two depths, and writes `results/factors.md`, `.json` and `docs/_static/factors.svg` after every cell.
 A kill loses no finished epoch, picture or cell. Settings are the attacks' own: nothing was tuned here. Random networks
-are drawn from two seeds; a picture's score is then its mean over them, and intervals are over pictures.
+are drawn from two seeds; a picture's score is then its mean over them, and intervals are over pictures. For the skip
+study, the share of directions that the leak tells of a picture is computed as well, without any attack.
 """
 
 from __future__ import annotations
@@ -30,18 +31,22 @@ from torch import Tensor
 from cifar_training import ARCHIVE, Recipe, measure, train
 from factor_chart import chart
 from factor_networks import FACTORS, Design, FactorNetwork
+from factor_spectrum import told
 from seepage import assets
 from seepage.audit.request import Request
 from seepage.audit.run import run_audit
 from seepage.audit.statistics import describe
+from seepage.data import open_source
 from seepage.schema import Cell, Stats
+from seepage.victims import load
+from seepage.victims.cut import cut
 
 RESULTS = Path(__file__).parent / "results"
 FIGURE = Path(__file__).parents[1] / "docs" / "_static" / "factors.svg"
 ATTACKS = ("joint", "rmle", "peel")
 LAYERS = {"stages.4": "four blocks", "stages.2": "two blocks"}
 Record = dict[str, Any]
-PICTURES, SEEDS, EPOCHS = 16, (0, 1), 4
+PICTURES, PROBED, SEEDS, EPOCHS = 16, 2, (0, 1), 4
 
 
 @dataclass(frozen=True)
@@ -100,10 +105,9 @@ def _as_it_is(pictures: Tensor) -> Tensor:
 
 def attacked(row: Row, attack: str, archive: Path) -> list[Cell]:
     """Run a row's cells of one attack, one a seed, or read them where they are on record."""
-    weights = [str(place(row.design))] if row.trained else [f"random:{seed}" for seed in SEEDS]
     store = assets.home() / "benchmarks" / "factors"
     cells = []
-    for one in weights:
+    for one in _weights(row):
         request = Request(
             f"module/factor_networks:{row.design.name}@{one}",
             f"cifar10/test@{archive}",
@@ -116,7 +120,29 @@ def attacked(row: Row, attack: str, archive: Path) -> list[Cell]:
     return cells
 
 
-def record(row: Row, attack: str, cells: Sequence[Cell], accuracy: float | None) -> Record:
+def directions(row: Row, archive: Path) -> float:
+    """Return the share of a picture's directions that the leak tells: the mean over some pictures, and the networks.
+
+    What was computed is kept beside the trained weights.
+    """
+    pictures = open_source(f"cifar10/test@{archive}").limit(PICTURES).entries[:: PICTURES // PROBED][:PROBED]
+    found = []
+    for one in _weights(row):
+        kept = place(row.design).with_name(f"{row.design.name}-{row.layer}-{one.rpartition('/')[2]}.told.json")
+        if not kept.is_file():
+            split = cut(load(f"module/factor_networks:{row.design.name}@{one}"), row.layer)
+            shares = [told(split.prefix, split.load(entry.path)) for entry in pictures]
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(shares) + "\n")
+        found += json.loads(kept.read_text())
+    return fmean(found)
+
+
+def _weights(row: Row) -> list[str]:
+    return [str(place(row.design))] if row.trained else [f"random:{seed}" for seed in SEEDS]
+
+
+def record(row: Row, attack: str, cells: Sequence[Cell], accuracy: float | None, share: float | None) -> Record:
     """Return a row's figures under one attack."""
     undone = next((cell for cell in cells if cell.status != "done"), None)
     if undone is not None:
@@ -129,6 +155,7 @@ def record(row: Row, attack: str, cells: Sequence[Cell], accuracy: float | None)
         "level": row.level,
         "trained": row.trained,
         "accuracy": accuracy,
+        "told": share,
         "layer": row.layer,
         "shape": None if cells[0].cut is None else list(cells[0].cut.shape),
         "attack": attack,
@@ -165,7 +192,7 @@ def write(records: Sequence[Record]) -> None:
 def table(records: Sequence[Record]) -> str:
     """Return the records as a table, one line a network and depth, the attacks side by side."""
     machine = f"{platform.machine()}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}"
-    columns = ["factor", "", "weights", "accuracy", "leak after", "numbers", "n", "control"]
+    columns = ["factor", "", "weights", "accuracy", "leak after", "numbers", "directions", "n", "control"]
     columns += ["`joint`: PSNR [95 %]", "SSIM", "residual"]
     columns += [f"`{attack}`: PSNR [95 %]" for attack in ATTACKS[1:]]
     grouped: dict[tuple[object, ...], dict[object, Record]] = {}
@@ -174,7 +201,7 @@ def table(records: Sequence[Record]) -> str:
         grouped.setdefault(key, {})[one["attack"]] = one
     lines = [
         f"`python benchmarks/factors.py`, {machine}. PSNR in dB, mean over pictures; passes a picture: "
-        + ", ".join(f"`{attack}` up to {_passes(records, attack)}" for attack in ATTACKS)
+        + ", ".join(f"`{attack}` up to {_passes(records, attack)}" for attack in ATTACKS if _passes(records, attack))
         + ".",
         "",
         f"| {' | '.join(columns)} |",
@@ -196,7 +223,8 @@ def _line(attacks: dict[object, Record]) -> list[str]:
         numbers *= side
     joint = attacks.get("joint")
     control = max(max(one["controls"].values()) for one in attacks.values())
-    weights = "trained" if first["trained"] else f"random, {first['networks']} seeds"
+    seeds = f", {first['networks']} seeds" if first["networks"] > 1 else ""
+    weights = "trained" if first["trained"] else f"random{seeds}"
     return [
         str(first["factor"]),
         str(first["level"]),
@@ -204,6 +232,7 @@ def _line(attacks: dict[object, Record]) -> list[str]:
         f"{100 * accuracy:.1f} %" if isinstance(accuracy, float) else "–",
         LAYERS[str(first["layer"])],
         f"{numbers:,}",
+        f"{100 * first['told']:.0f} %" if first["told"] is not None else "",
         str(first["psnr"]["n"]),
         f"{control:.1f}",
         _psnr(joint),
@@ -247,7 +276,8 @@ def main() -> None:
         if options.only and row.factor not in options.only:
             continue
         accuracy = trained(row.design, archive)["accuracy"] if row.trained else None
-        made = record(row, attack, attacked(row, attack, archive), accuracy)
+        share = directions(row, archive) if row.factor == "skip" else None
+        made = record(row, attack, attacked(row, attack, archive), accuracy, share)
         records = [one for one in records if _of(one) != _of(made)] + [made]
         records = sorted((one for one in records if _of(one) in order), key=lambda one: order.index(_of(one)))
         write(records)

@@ -82,6 +82,18 @@ def test_factors_change_one_thing_each(networks: ModuleType) -> None:
         assert networks.BASE in designs
 
 
+def test_directions_are_counted_where_they_are_known() -> None:
+    told = import_module("factor_spectrum").told
+    scale = torch.ones(3, 4, 4)
+    scale[0] = 0.0
+    scale[1, 0] = 1e-4
+    scale[1, 1] = 1e-2
+    image = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0))
+    # 32 of 48 pixels count, four of them hardly at all; squares change by the pixel itself.
+    assert told(lambda x: x * scale, image) == pytest.approx(28 / 48)
+    assert told(lambda x: (0.5 + x).square(), image) == 1.0
+
+
 def cell(psnr: list[float], residual: float) -> Cell:
     samples = tuple(
         Sample(id=str(n), image_sha256="0" * 64, status="stopped", residual=residual, metrics={"psnr": value})
@@ -103,6 +115,7 @@ def made_up(attack: str, level: str, psnr: float) -> dict[str, object]:
         "level": level,
         "trained": level == "1",
         "accuracy": 0.6 if level == "1" else None,
+        "told": 0.75 if level == "1" else None,
         "layer": "stages.4",
         "shape": [32, 16, 16],
         "attack": attack,
@@ -118,10 +131,10 @@ def made_up(attack: str, level: str, psnr: float) -> dict[str, object]:
 def test_table_and_figure_hold_each_attack_at_its_place(study: ModuleType) -> None:
     records = [made_up("joint", "0", 40.0), made_up("rmle", "0", 20.0), made_up("joint", "1", 30.0)]
     lines = [line for line in study.table(records).splitlines() if line.startswith("| skip")]
-    assert [line.count("|") for line in lines] == [14, 14]
-    assert "| 0 | random, 2 seeds | – | four blocks | 8,192 | 16 | 12.5 | 40.0 [38.0, 42.0] |" in lines[0]
+    assert [line.count("|") for line in lines] == [15, 15]
+    assert "| 0 | random, 2 seeds | – | four blocks | 8,192 |  | 16 | 12.5 | 40.0 [38.0, 42.0] |" in lines[0]
     assert "| 20.0 [18.0, 22.0] |" in lines[0]
-    assert "| 1 | trained | 60.0 % |" in lines[1]
+    assert "| 1 | trained | 60.0 % | four blocks | 8,192 | 75 % | 16 |" in lines[1]
     svg = ElementTree.fromstring(study.chart(records, study.ATTACKS))
     dots = [dot for dot in svg.iter() if dot.tag.endswith("circle") and dot.get("r") == "3.5"]
     places = [float(dot.get("cx") or "nan") for dot in dots]
