@@ -80,10 +80,22 @@ def rows(data: Path) -> list[Row]:
         Row("MobileNetV2", "zoo/mobilenet_v2", layer, ("joint", "rmle"), "photographs")
         for layer in ("features.1", "features.3", "features.6", "features.13", "features.17")
     ]
-    resnet18 = "torchvision/resnet18@random"
+    pooled = "torchvision/resnet18@random"
+    bare = f"module/{Path(__file__).with_name('victims.py')}:resnet18_without_pool@random"
     found += [
-        Row("ResNet-18, random, 64 px", resnet18, layer, ("joint", "rmle"), "photographs", size=64)
-        for layer in ("relu", "maxpool", "layer1", "layer2", "layer4")
+        Row(f"ResNet-18, random, {size} px{name}", victim, layer, attacks, "photographs", size=size, limit=limit)
+        for size, limit in ((64, LARGE), (224, 4))
+        for name, victim, layers in (
+            (", no pool", bare, ("network.relu", "network.layer1", "network.layer2")),
+            ("", pooled, ("maxpool", "layer1", "layer2", "layer4")),
+        )
+        for layer in layers
+        if size == 64 or layer in ("network.relu", "maxpool", "layer4")
+        for attacks in (("joint", "rmle", "peel") if layer in ("maxpool", "layer4") else ("joint", "rmle"),)
+    ]
+    found += [
+        Row("ViT-B/16, random", "timm/vit_base_patch16_224@random", layer, ("peel", "joint"), "photographs", limit=2)
+        for layer in ("blocks.0", "blocks.5")
     ]
     return found
 

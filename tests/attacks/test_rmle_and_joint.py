@@ -52,7 +52,7 @@ def test_a_prior_serves_where_the_leak_does_not_determine_the_picture() -> None:
     features = leak(prefix(truth))
 
     def found(tv: float) -> torch.Tensor:
-        recoverer = fitted(f"joint:open_steps=150,pictures=8,open_tv={tv}", prefix)
+        recoverer = fitted(f"joint:corrections=0,open_steps=150,pictures=8,open_tv={tv}", prefix)
         return psnr(images(recoverer.recover(features, draws(3))), truth)
 
     chosen = found(0)

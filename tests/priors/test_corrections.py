@@ -81,3 +81,12 @@ def test_a_vector_has_no_grid_to_correct_on() -> None:
     decoder, mean = Corrections(4, 24).fit(pooled, SHAPE, torch.Generator().manual_seed(0), device=CPU)
     assert decoder.corrections == ()
     assert mean.shape == (1, 3)
+
+
+def test_the_preconditioner_is_symmetric_and_positive() -> None:
+    _, decoder = fitted(3)
+    assert decoder.preconditioner is not None
+    v, w = torch.randn(2, 5, 768, generator=torch.Generator().manual_seed(3))
+    there, back = decoder.preconditioner(v), decoder.preconditioner(w)
+    torch.testing.assert_close((there * w).sum(1), (v * back).sum(1), rtol=1e-3, atol=1e-4)
+    assert (there * v).sum(1).gt(0).all()

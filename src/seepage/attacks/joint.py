@@ -14,6 +14,7 @@ from torch import Tensor
 from ..priors import CorrectedDecoder, Corrections, Spectrum, dead_leaves, total_variation
 from ..registry import register
 from ..solvers import Adam, LevenbergMarquardt
+from ..solvers.cg import Operator
 from ..types import (
     Access,
     Auxiliary,
@@ -37,6 +38,9 @@ _TRIAL_STEPS = 40
 _RATES = (0.004, 0.03)
 _HELD_OUT = 2
 _GREY_TV = 3.0
+# Rate and weight where the leak determines the picture.
+_DESCENT = (0.01, 0.01)
+_GREY_DESCENT = (0.03, 0.3)
 
 
 @register("attack", "joint")
@@ -48,9 +52,11 @@ class Joint:
        dead-leaves pictures, then takes up to `corrections` learned steps, each of which looks at what its picture would
        have leaked (`priors.Corrections`; auxiliary: synthetic; 0 pictures means as many as hold a million pixels,
        between 24 and 256). `start=grey` needs nothing.
-    2. `steps` of Adam at rate `lr` with total variation, its weight falling geometrically from `tv` to `tv_end`, in
-       coordinates in which natural pictures are white (`priors.Spectrum`).
-    3. `newton` steps of Levenberg-Marquardt without a prior, each of at most `inner` products with J^T J.
+    2. `steps` of Adam at rate `lr` with total variation, its weight falling geometrically from `tv` to a thousandth of
+       it, in coordinates in which natural pictures are white (`priors.Spectrum`). 0 takes 0.01 for either, from a grey
+       start 0.03 and 0.3: a learned one must not be smoothed away.
+    3. `newton` steps of Levenberg-Marquardt without a prior, each of at most `inner` products with J^T J,
+       preconditioned by what the corrections learned.
 
     Where the leak has fewer numbers than the picture, many pictures explain it and the prior decides between them: in
     place of 2 and 3 come `open_steps` of Adam at rate `open_lr`, the weight falling from `open_tv` to a fifth of it.
@@ -65,9 +71,8 @@ class Joint:
     pictures: int = 0
     corrections: int = 8
     steps: int = 600
-    lr: float = 0.03
-    tv: float = 0.3
-    tv_end: float = 3e-4
+    lr: float = 0.0
+    tv: float = 0.0
     newton: int = 5
     inner: int = 100
     open_steps: int = 100
@@ -76,7 +81,7 @@ class Joint:
     tolerance: float = 1e-3
 
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
-        "quick": {"steps": 60, "lr": 0.02, "tv": 0.1, "tv_end": 1e-3, "newton": 3, "inner": 40, "open_steps": 60},
+        "quick": {"corrections": 4, "steps": 60, "newton": 3, "inner": 40, "open_steps": 60},
         "standard": {},
         "full": {"steps": 2000, "newton": 24, "inner": 120, "open_steps": 300},
     }
@@ -131,7 +136,9 @@ class Joint:
 
     def _descent(self, prefix: Prefix, open_tv: float, open_lr: float) -> Adam:
         if determined(prefix):
-            return Adam(self.steps, self.lr, penalty_start=self.tv, penalty_end=self.tv_end)
+            lr, tv = _GREY_DESCENT if self.start == "grey" else _DESCENT
+            lr, tv = self.lr or lr, self.tv or tv
+            return Adam(self.steps, lr, penalty_start=tv, penalty_end=tv / 1000)
         return Adam(self.open_steps, open_lr, penalty_start=open_tv, penalty_end=open_tv / 5)
 
     def _choose(self, prefix: Prefix, decoder: CorrectedDecoder, truth: Tensor) -> Adam | None:
@@ -191,7 +198,7 @@ class JointRecoverer(Recoverer):
                 found = Adam(0).solve(scaled(self.prefix), images, z)
             passes = found.passes + (len(self.decoder.corrections) if self.decoder is not None else 0)
             if attack.newton and determined(self.prefix):
-                newton = LevenbergMarquardt(attack.newton, attack.inner)
+                newton = LevenbergMarquardt(attack.newton, attack.inner, preconditioner=self._preconditioner)
                 found = newton.solve(scaled(self.prefix), images, z, lower=0.0, upper=1.0)
                 images, passes = _images(found.x), passes + found.passes
             return images, ended(found.residual, found.status, attack.tolerance), passes
@@ -209,6 +216,11 @@ class JointRecoverer(Recoverer):
     def save(self, path: Path) -> None:
         """Write the configuration and the seed that the start was fitted by."""
         path.write_text(json.dumps({**asdict(self.attack), "seed": self.seed}), encoding="utf-8")
+
+    @property
+    def _preconditioner(self) -> Literal["none"] | Operator:
+        learned = None if self.decoder is None else self.decoder.preconditioner
+        return learned or "none"
 
     def _start(self, features: Tensor) -> Tensor:
         if self.decoder is None:

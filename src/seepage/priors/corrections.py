@@ -67,12 +67,36 @@ class Correction:
 
 
 @dataclass(frozen=True)
+class Preconditioner:
+    """v -> R R^T v on flat pictures: R is the convolution that leads best from an error of features to one of pixels.
+
+    Where R inverts the Jacobian J, R R^T inverts J^T J; where R knows nothing it moves nothing, so that the first steps
+    of conjugate gradients stay with errors that pictures have. For grids that tile the picture exactly.
+    """
+
+    block: tuple[int, int]
+    grid: tuple[int, int, int]
+    kernel: Float[Tensor, "k c p p"]
+
+    def __call__(self, v: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
+        """Return R R^T v; v is "b (c h w)"."""
+        channels, rows, columns = self.grid
+        half = self.kernel.shape[-1] // 2
+        pictures = v.view(-1, channels, rows * self.block[0], columns * self.block[1])
+        tiles = _gridded(tiles_of(pictures, self.block), self.grid)
+        back = nn.functional.conv_transpose2d(tiles, self.kernel, padding=half)
+        there = nn.functional.conv2d(back, self.kernel, padding=half)
+        return untiled(there.flatten(2).mT, self.block, self.grid).flatten(1)
+
+
+@dataclass(frozen=True)
 class CorrectedDecoder:
     """A ridge decoder, then corrections in turn: each costs one run of the prefix with its backward."""
 
     prefix: PrefixFunction
     decoder: RidgeDecoder
     corrections: tuple[Correction, ...] = ()
+    preconditioner: Preconditioner | None = None
 
     def __call__(self, features: Float[Tensor, "b ..."]) -> Float[Tensor, "b c h w"]:
         """Return pictures in [0, 1]."""
@@ -129,7 +153,7 @@ class Corrections:
                 break
             found.append(correction)
             images, error = onward, after
-        return CorrectedDecoder(prefix, decoder, tuple(found)), mean
+        return CorrectedDecoder(prefix, decoder, tuple(found), study.preconditioner(images, widths)), mean
 
 
 @dataclass(frozen=True)
@@ -157,6 +181,17 @@ class _Study:
         correction = self._regressed(images, off, pull, widths)
         steps = zip(torch.split(images, _CHUNK), torch.split(off, _CHUNK), torch.split(pull, _CHUNK), strict=True)
         return correction, torch.cat([correction(*some) for some in steps])
+
+    def preconditioner(self, images: Tensor, widths: Mapping[str, tuple[int, int]]) -> Preconditioner | None:
+        """Return what a step from here by the features alone makes, where they tile the picture exactly."""
+        _, rows, columns = self.decoder.layout.grid
+        channels, height, width = self.decoder.image_shape
+        block = self.decoder.block
+        if (rows * block[0], columns * block[1]) != (height, width):
+            return None
+        off, pull = _pulled(self.prefix, images, self.features)
+        tensors = self._regressed(images, off, pull, {"features": widths["features"]}).tensors
+        return Preconditioner(block, (channels, rows, columns), tensors["features"] / tensors["scale"])
 
     def _regressed(
         self, images: Tensor, off: Tensor, pull: Tensor, widths: Mapping[str, tuple[int, int]]

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..types import Solution
-from .cg import cg
+from .cg import Operator, cg
 from .linearise import Linearised
 from .solve import Bound, Problem, State, Variable, drive, start
 
@@ -37,7 +37,8 @@ class LevenbergMarquardt:
     Each of `steps` solves (J^T J + damping * s) d = -J^T r by at most `inner` CG products to `inner_tolerance`, s being
     the row's own curvature along its first gradient. Unknowns on a bound that descent would cross are held, and the
     step is projected. `preconditioner="diagonal"` estimates the diagonal of J^T J from `probes` random signs (Bekas et
-    al. 2007). A row has converged where its residual norm is at most `tolerance`, or its gradient at most
+    al. 2007); a function is the preconditioner itself, mapping "b n" to "b n" row by row, symmetric and positive. A row
+    has converged where its residual norm is at most `tolerance`, or its gradient at most
     `gradient_tolerance` of the first one: a least-squares fit that cannot reach zero. A pass is one forward run, with
     or without its backward; a product with J^T J is one.
     """
@@ -46,7 +47,7 @@ class LevenbergMarquardt:
     inner: int = 100
     inner_tolerance: float = 1e-3
     damping: float = 1e-3
-    preconditioner: Literal["none", "diagonal"] = "none"
+    preconditioner: Literal["none", "diagonal"] | Operator = "none"
     probes: int = 8
     tolerance: float = 0.0
     gradient_tolerance: float = 1e-6
@@ -146,6 +147,10 @@ class LevenbergMarquardt:
     ) -> Callable[[Tensor], Tensor] | None:
         if self.preconditioner == "none":
             return None
+        if callable(self.preconditioner):
+            given = self.preconditioner
+            # Masked on both sides it stays symmetric, and held unknowns stay where they are.
+            return lambda v: torch.where(held, 0.0, given(torch.where(held, 0.0, v)))
         generator = torch.Generator().manual_seed(0)
         total = torch.zeros_like(state.x)
         for _ in range(self.probes):
