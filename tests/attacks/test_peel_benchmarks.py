@@ -1,0 +1,112 @@
+"""What the benchmarks of PEEL compute: the restarted walk, and the verdicts on claims."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from test_peel import SHAPE, Bottleneck, Walked, images, network, pictures, psnr, stem, walk
+
+from seepage.attacks.peel import Peel
+from seepage.types import SplitModel
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch):
+    """Import a benchmark by name."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def load(name: str) -> ModuleType:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        return importlib.import_module(name)
+
+    return load
+
+
+def split_of(prefix: Walked) -> SplitModel:
+    return SplitModel("module/tiny", "block", SHAPE, prefix, torch.nn.Identity(), lambda file: file, "0" * 64, "none")
+
+
+def test_a_restart_is_blind_to_all_but_the_first_stage(benchmark):
+    """Whatever the depth, its picture is that of the first stage's leak, and every segment has an error of its own."""
+    restart = benchmark("peel_restart").restart
+    truth = pictures(2)
+    shallow = restart(split_of(network(0)), truth, 200)
+    deep = restart(split_of(network(3)), truth, 200)
+    assert torch.allclose(deep.images, shallow.images, atol=1e-6)
+    assert list(deep.errors) == ["block.0", "block.1", "block.2", "block.3"]
+    assert max(deep.errors["block.2"]) < 1e-4
+    assert psnr(deep.images, truth).min() > 45
+
+
+def test_a_restart_forgives_what_a_chain_carries_on(benchmark):
+    """A middle block that keeps nothing ends the chain; the restart, told the true activation, does not notice."""
+    deaf = torch.nn.Conv2d(16, 16, 1)
+    deaf.weight.data.zero_()
+    prefix, truth = Walked(("stem", stem()), ("conv", deaf)), pictures(2)
+    told = benchmark("peel_restart").restart(split_of(prefix), truth, 100)
+    chained = walk(prefix, prefix.leak(truth), Peel(passes=100))
+    assert psnr(told.images, truth).min() > 40
+    assert psnr(images(chained), truth).max() < 20
+    assert min(told.errors["block.1"]) > 0.5
+
+
+def test_constrained_walks_back_through_a_network():
+    blocks = ("linear-bottleneck", Bottleneck(8, 4, 0.3)), ("linear-bottleneck", Bottleneck(8, 5, 0.3))
+    prefix, truth = Walked(("stem", stem(channels=8)), *blocks), pictures(1)
+    leak = prefix.leak(truth)
+    near = walk(prefix, leak, Peel(form="constrained", passes=240))
+    untouched = walk(Walked(("stem", prefix.parts[0])), leak, Peel(passes=240))
+    assert psnr(near, truth).item() > psnr(untouched, truth).item() + 10
+    stem_gave = prefix.parts[0](truth)
+    assert (near.trace[-1] - stem_gave).norm() < (leak.features - stem_gave).norm() / 10
+
+
+def cell(attack: str, mean: float, spread: float = 0.1, control: float | None = 0.5, **more: tuple) -> dict:
+    figures = {"mse": (mean, mean * (1 - spread), mean * (1 + spread)), "psnr": (20.0, 19.0, 21.0), **more}
+    return {"row": "a/1", "group": "a", "attack": attack, "status": "done", "figures": figures, "control_mse": control}
+
+
+def tables(*cells: dict) -> dict:
+    return {"peel_tables": {"rows": list(cells)}}
+
+
+def test_a_claim_without_figures_is_not_tested(benchmark):
+    claims = benchmark("claims")
+    for _, test in claims.CLAIMS:
+        assert test({}) == claims.NOT_TESTED
+    assert claims.page({}).count("| not tested |") == len(claims.CLAIMS)
+
+
+def test_an_order_of_magnitude_is_a_tenth_with_intervals_apart(benchmark):
+    claims = benchmark("claims")
+
+    def verdict(*cells: dict) -> str:
+        return claims.order_of_magnitude(tables(*cells), claims.CHAINS).verdict
+
+    assert verdict(cell("peel", 0.001), cell("rmle", 0.02)) == "reproduced"
+    assert verdict(cell("peel", 0.001), cell("rmle", 0.02), cell("joint", 0.0001)) == "contradicted"
+    assert verdict(cell("peel", 0.0019), cell("rmle", 0.02)) == "contradicted", "a tenth, but not beyond doubt"
+    other = cell("joint", 1e-5) | {"row": "b/1"}
+    assert verdict(cell("peel", 0.001), cell("rmle", 0.02), cell("peel", 0.1) | {"row": "b/1"}, other) == "partly"
+    failed = cell("rmle", 0.02) | {"status": "failed"}
+    assert verdict(cell("peel", 0.001), failed) == "not tested"
+
+
+def test_other_claims_are_read_off_the_same_cells(benchmark):
+    claims = benchmark("claims")
+    near = tables(cell("peel", 0.1, knn_distance=(1.0, 0.9, 1.1)), cell("gan", 0.3, knn_distance=(0.5, 0.4, 0.6)))
+    assert claims.ahead(near, "gan", "mse").verdict == "reproduced"
+    assert claims.ahead(near, "gan", "knn_distance").verdict == "contradicted"
+    assert claims.above_control(near).verdict == "reproduced"
+    assert claims.above_control(tables(cell("peel", 0.49), cell("rmle", 0.1))).verdict == "contradicted"
+    block = {"solver": "PyGRANSO, 9 iterations", "relative": [0.002, 0.004], "norm": [1.0], "count": [0.3]}
+    assert claims.solved({"peel_block": {"rows": [block]}}).verdict == "reproduced"
+    assert claims.solved({"peel_block": {"rows": [block | {"relative": [0.2]}]}}).verdict == "partly"
+    assert claims.maps({"peel_figures": {"errors": {"relu": 0.9, "layer1": 0.2}}}).verdict == "partly"
