@@ -106,7 +106,8 @@ def folders(data: Path, own: dict[str, Path | None]) -> dict[str, str]:
     found = {name: str(path) for name, path in own.items() if path is not None}
     made = {"cifar": _cifar, "photographs": _photographs, "xrays": _xrays, "faces": _faces, "gallery": _gallery}
     for name, make in made.items():
-        if name not in found and not (name == "gallery" and "faces" in found):
+        # Whose gallery would the research data's be beside faces of the user's own?
+        if name not in found and not (name == "gallery" and own["faces"] is not None):
             found[name] = str(make(data))
     return found
 
@@ -203,7 +204,8 @@ def _record(group: Group, layer: str, attack: str, effort: str, cell: Cell) -> R
         auxiliary=cell.spec.auxiliary,
         n=len(cell.samples),
         status=cell.status,
-        message=cell.message,
+        # A path of this machine is no part of a reason.
+        message=cell.message.replace(str(HERE), "benchmarks"),
         figures=figures,
         control_mse=min(controls, default=None),
         ceilings={key: ceilings[key].mean for key in FACE_METRICS if key in ceilings},
