@@ -15,6 +15,7 @@ from seepage.attacks.decoder import Decoder
 from seepage.attacks.deep_image_prior import DeepImagePrior
 from seepage.attacks.divide import Divide
 from seepage.attacks.gan import Gan
+from seepage.attacks.joint import Joint
 from seepage.attacks.rmle import RMLE
 from seepage.types import Attack, Examples, Images, Knowledge, NotRunError, Pictures, Recovery
 
@@ -23,6 +24,7 @@ ROWS = 3
 DECODER = Decoder(pictures=12, steps=14, batch=4, width=16)
 DIVIDE = Divide(pictures=12, steps=20, batch=4, width=12, refine=6)
 PRIOR = DeepImagePrior(steps=10, channels=8, depth=2)
+JOINT = Joint(pictures=24, corrections=2, steps=40, newton=2, inner=10)
 
 
 def knowledge() -> Knowledge:
@@ -48,7 +50,17 @@ def flops(attack: Attack) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(
-    "attack", [DECODER, replace(DECODER, train="public"), DIVIDE, replace(DIVIDE, train="public"), PRIOR], ids=str
+    "attack",
+    [
+        DECODER,
+        replace(DECODER, train="public"),
+        DIVIDE,
+        replace(DIVIDE, train="public"),
+        PRIOR,
+        JOINT,
+        replace(JOINT, start="grey"),
+    ],
+    ids=str,
 )
 def test_chores_add_up_to_what_the_attack_does(attack: Attack) -> None:
     said, done = flops(attack)

@@ -29,7 +29,9 @@ from ..types import (
     Solution,
     Status,
 )
+from .chores import Chore
 from .inversion import GREY, determined, ended, leak_shape, recover_rows, scaled, sizes, white_box
+from .learning import drawing
 
 # Weights of total variation, and how they are tried where a leak leaves the picture open.
 _LADDER = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -37,10 +39,11 @@ _MIDDLE = 2
 _TRIAL_STEPS = 40
 _RATES = (0.004, 0.03)
 _HELD_OUT = 2
+# Both rates at one weight, then commonly one weight to each side and one beyond.
+_TRIALS = 5
+# What a product with J^T J takes of a pass: a directional derivative and a backward run.
+_PRODUCT = 1.5
 _GREY_TV = 3.0
-# Rate and weight where the leak determines the picture.
-_DESCENT = (0.01, 0.01)
-_GREY_DESCENT = (0.03, 0.3)
 
 
 @register("attack", "joint")
@@ -53,8 +56,7 @@ class Joint:
        have leaked (`priors.Corrections`; auxiliary: synthetic; 0 pictures means as many as hold a million pixels,
        between 24 and 256). `start=grey` needs nothing.
     2. `steps` of Adam at rate `lr` with total variation, its weight falling geometrically from `tv` to a thousandth of
-       it, in coordinates in which natural pictures are white (`priors.Spectrum`). 0 takes 0.01 for either, from a grey
-       start 0.03 and 0.3: a learned one must not be smoothed away.
+       it, in coordinates in which natural pictures are white (`priors.Spectrum`).
     3. `newton` steps of Levenberg-Marquardt without a prior, each of at most `inner` products with J^T J,
        preconditioned by what the corrections learned.
 
@@ -71,19 +73,19 @@ class Joint:
     pictures: int = 0
     corrections: int = 8
     steps: int = 600
-    lr: float = 0.0
-    tv: float = 0.0
-    newton: int = 5
-    inner: int = 100
+    lr: float = 0.03
+    tv: float = 0.3
+    newton: int = 10
+    inner: int = 60
     open_steps: int = 100
     open_lr: float = 0.004
     open_tv: float = 0.0
     tolerance: float = 1e-3
 
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
-        "quick": {"corrections": 4, "steps": 60, "newton": 3, "inner": 40, "open_steps": 60},
+        "quick": {"corrections": 4, "steps": 60, "lr": 0.02, "tv": 0.03, "newton": 3, "inner": 40, "open_steps": 60},
         "standard": {},
-        "full": {"steps": 2000, "newton": 24, "inner": 120, "open_steps": 300},
+        "full": {"corrections": 16, "steps": 2000, "newton": 24, "inner": 120, "open_steps": 300},
     }
 
     @property
@@ -120,7 +122,7 @@ class Joint:
             grey = self._descent(prefix, self.open_tv or _GREY_TV, self.open_lr)
             return JointRecoverer(self, prefix, knowledge.image_shape, seed, grey, None, None)
         device = next((weight.device for weight in prefix.parameters()), torch.device("cpu"))
-        decoder, mean = Corrections(self.corrections, self.pictures).fit(
+        decoder, mean = self._corrections.fit(
             prefix, knowledge.image_shape, generator, device=device, progress=progress
         )
         descent: Adam | None = self._descent(prefix, self.open_tv, self.open_lr)
@@ -128,17 +130,45 @@ class Joint:
             descent = self._choose(prefix, decoder, dead_leaves(_HELD_OUT, knowledge.image_shape, generator).to(device))
         return JointRecoverer(self, prefix, knowledge.image_shape, seed, descent, decoder, mean)
 
+    def chores(self, knowledge: Knowledge, rows: int) -> Sequence[Chore]:
+        """Return the passes, where the corrections gain to the last and every Newton step takes all its products.
+
+        Raises:
+            NotRunError: the attacker has no prefix.
+        """
+        prefix = white_box(knowledge, "joint")
+        device = next((weight.device for weight in prefix.parameters()), torch.device("cpu"))
+        images = torch.full((rows, *knowledge.image_shape), GREY, device=device, requires_grad=True)
+
+        def passed() -> None:
+            with torch.enable_grad():
+                prefix(images).square().mean().backward()
+
+        open_leak = not determined(prefix)
+        newton = self.newton * (_PRODUCT * self.inner + 4)
+        searching = self.open_steps + 1 if open_leak else self.steps + 1 + newton
+        if self.start == "grey":
+            return (Chore(passed, each=searching / rows),)
+        count = self._corrections.count(knowledge.image_shape)
+        fitting = count * (self.corrections + 1)
+        if open_leak and self.open_tv == 0:
+            fitting += _HELD_OUT * _TRIALS * min(self.open_steps, _TRIAL_STEPS)
+        learned = Chore(passed, fitting=fitting / rows, each=(self.corrections + searching) / rows)
+        return drawing(count, knowledge.image_shape), learned
+
     def load(self, path: Path, knowledge: Knowledge) -> Recoverer:
         """Return the recoverer that was saved to `path`, its start fitted again from the saved seed."""
         saved = json.loads(path.read_text(encoding="utf-8"))
         seed = saved.pop("seed")
         return Joint(**saved).fit(knowledge, torch.Generator().manual_seed(seed))
 
+    @property
+    def _corrections(self) -> Corrections:
+        return Corrections(self.corrections, self.pictures)
+
     def _descent(self, prefix: Prefix, open_tv: float, open_lr: float) -> Adam:
         if determined(prefix):
-            lr, tv = _GREY_DESCENT if self.start == "grey" else _DESCENT
-            lr, tv = self.lr or lr, self.tv or tv
-            return Adam(self.steps, lr, penalty_start=tv, penalty_end=tv / 1000)
+            return Adam(self.steps, self.lr, penalty_start=self.tv, penalty_end=self.tv / 1000)
         return Adam(self.open_steps, open_lr, penalty_start=open_tv, penalty_end=open_tv / 5)
 
     def _choose(self, prefix: Prefix, decoder: CorrectedDecoder, truth: Tensor) -> Adam | None:

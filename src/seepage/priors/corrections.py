@@ -18,6 +18,7 @@ _PATCHES = (5, 3, 1)
 _WIDEST = 1200
 _ROWS_PER_UNKNOWN = 60
 _CHUNK = 12
+_PIXELS, _FEWEST, _MOST = 2**20, 24, 256
 # A correction that lowers the mean log error by less is not worth its pass.
 _LEAST_GAIN = 0.01
 
@@ -119,6 +120,10 @@ class Corrections:
     stages: int = 8
     pictures: int = 0
 
+    def count(self, image_shape: tuple[int, int, int]) -> int:
+        """Return how many pictures of this shape are drawn."""
+        return self.pictures or min(max(_PIXELS // math.prod(image_shape[1:]), _FEWEST), _MOST)
+
     def fit(
         self,
         prefix: PrefixFunction,
@@ -130,7 +135,7 @@ class Corrections:
     ) -> tuple[CorrectedDecoder, Tensor]:
         """Return the decoder and the synthetic pictures' mean features, "1 ..."; arguments as in `Ridge.fit`."""
         told = progress or (lambda done, what: None)
-        count = self.pictures or min(max(2**20 // math.prod(image_shape[1:]), 24), 256)
+        count = self.count(image_shape)
         drawn = [dead_leaves(min(_CHUNK, count - first), image_shape, generator) for first in range(0, count, _CHUNK)]
         truth = torch.cat(drawn).to(device)
         with torch.no_grad():
@@ -234,7 +239,8 @@ def _pulled(prefix: PrefixFunction, images: Tensor, features: Tensor) -> tuple[T
     for some, leak in zip(torch.split(images, _CHUNK), torch.split(features, _CHUNK), strict=True):
         x = some.detach().requires_grad_()
         with torch.enable_grad():
-            off = leak - prefix(x)
+            # A copy: a prefix may begin in place, which autograd forbids on a leaf.
+            off = leak - prefix(x.clone())
             (slope,) = torch.autograd.grad(-0.5 * off.square().sum(), x)
         offs.append(off.detach())
         pulls.append(slope)
