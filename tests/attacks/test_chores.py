@@ -57,7 +57,6 @@ def flops(attack: Attack) -> tuple[float, float]:
         DIVIDE,
         replace(DIVIDE, train="public"),
         PRIOR,
-        JOINT,
         replace(JOINT, start="grey"),
     ],
     ids=str,
@@ -114,3 +113,11 @@ def test_attacks_that_only_pass_have_no_chores_and_what_cannot_run_says_so() -> 
     for attack in (DECODER, replace(DECODER, train="public"), DIVIDE, PRIOR, Gan()):
         with pytest.raises(NotRunError):
             attack.chores(Knowledge(SHAPE), ROWS)
+
+
+def test_a_learned_start_adds_a_pass_a_picture_and_correction() -> None:
+    known = knowledge()
+    (plain,) = replace(JOINT, start="grey").chores(known, ROWS)
+    _, learned = JOINT.chores(known, ROWS)
+    assert learned.fitting == pytest.approx(24 * 3 / ROWS)
+    assert learned.each - plain.each == pytest.approx(2 / ROWS)

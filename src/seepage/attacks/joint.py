@@ -131,7 +131,9 @@ class Joint:
         return JointRecoverer(self, prefix, knowledge.image_shape, seed, descent, decoder, mean)
 
     def chores(self, knowledge: Knowledge, rows: int) -> Sequence[Chore]:
-        """Return the passes, where the corrections gain to the last and every Newton step takes all its products.
+        """Return drawing and passes, where the corrections gain to the last and Newton steps take all their products.
+
+        The corrections' regressions are left out: on all but the smallest networks the passes outweigh them.
 
         Raises:
             NotRunError: the attacker has no prefix.

@@ -126,6 +126,7 @@ class Ridge:
     def regress(
         self, image: Tensor, feature: Tensor, image_shape: tuple[int, int, int], generator: torch.Generator
     ) -> RidgeDecoder:
+        """Return the decoder that serves these pictures and their features best, the ridge chosen on a quarter."""
         layout = Layout.of(tuple(feature.shape[1:]), image_shape)
         grid = layout.arrange(feature)
         channels, rows, columns = layout.grid
