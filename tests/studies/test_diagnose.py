@@ -140,7 +140,7 @@ def test_the_command_prints_it(victim: str, capsys: pytest.CaptureFixture[str]) 
     said = capsys.readouterr().out
     assert said.startswith(plain.rstrip())
     rows = {line.split()[0]: line.split() for line in said[len(plain) :].splitlines() if line.strip()}
-    assert rows["2"][1:5] == ["generic", "192", "192", rows["2"][4]]
+    assert rows["2"][1:5] == ["head", "192", "192", rows["2"][4]]
     assert rows["2"][5:] == ["3", "0.5", "6", "yes"]
     assert rows["4"][-1] == "loses"
     assert rows["3"][-1] == "no"
@@ -163,7 +163,7 @@ def test_a_registered_rule_is_named_and_large_blocks_are_bounds(capsys: pytest.C
     assert run(["layers", "torchvision/mobilenet_v2@random", "--size", "32", "--diagnose", "--json"]) == 0
     rows = {row["name"]: row["diagnosis"] for row in json.loads(capsys.readouterr().out)}
     assert rows["features.3"]["rule"] == "linear-bottleneck"
-    assert rows["features.0"]["rule"] == "generic"
+    assert rows["features.0"]["rule"] == "stem"
     assert rows["features.3"]["estimate"]
     assert rows["features.3"]["invertible"] is None
     assert rows["features.17"]["estimate"] is False

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..inverses import FALLBACK, Constrained, Inverse, Split, Step, Target, rule, steps, unknowns
+from ..inverses import FALLBACK, Constrained, Inverse, Split, Step, Target, serving, steps, unknowns
 from ..priors import Ridge, RidgeDecoder, total_variation
 from ..priors.ridge import Layout
 from ..registry import register
@@ -208,12 +208,12 @@ class _Walk:
         self.steps += 1
         inverse = self._inverse(step)
         found = torch.full_like(start, float("nan"))
-        identified = self.exact & (not step.loses)
-        for alike in (True, False):
-            rows = [row for row in (identified == alike).nonzero().flatten().tolist() if row not in self.failures]
+        for exact in (True, False):
+            rows = [row for row in (self.exact == exact).nonzero().flatten().tolist() if row not in self.failures]
             if not rows:
                 continue
-            target = Target(self.features[rows], start[rows], step.lower, step.upper, self._prior(step), alike)
+            prior, identified = self._prior(step), exact and not step.loses
+            target = Target(self.features[rows], start[rows], step.lower, step.upper, prior, identified, exact)
             solved = inverse.invert(step.segment, target, self.attack.passes - spent)
             found[rows] = unknowns(solved)
             self.runs[rows] += solved.passes.cpu() + spent
@@ -255,7 +255,7 @@ class _Walk:
         kind = step.segment.kind
         if self.attack.form != "least-squares" and not step.first:
             return Split() if self.attack.form == "penalty" else Constrained()
-        name, inverse = rule(kind)
+        name, inverse = serving(step.segment)
         if name == FALLBACK:
             self.unruled.append(kind or "no kind")
         return inverse

@@ -94,6 +94,7 @@ def _as_json(block: Diagnosis) -> dict[str, Any]:
     condition = block.spectrum.condition
     return {
         "rule": block.rule,
+        "recovers": block.recovers,
         "inputs": block.inputs,
         "outputs": block.outputs,
         "loses": block.loses,
@@ -133,6 +134,8 @@ def _print_diagnoses(blocks: Mapping[str, Diagnosis]) -> None:
         f"above {EXACT_UP_TO:,} numbers in, >= and <= are bounds from a Lanczos estimate"
     )
     table(columns, shown, right=columns[2:8], title=title)
+    rules = {block.rule: block.recovers for block in blocks.values()}
+    table(("inverse", "what comes back"), list(rules.items()))
 
 
 def victims(as_json: Json = False, debug: Debug = False) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from .constrained import Constrained
 from .generic import Generic
 from .identity_residual import IdentityResidual
-from .rule import FALLBACK, Inverse, Target, followed, misfit, rule, unknowns
+from .rule import FALLBACK, Inverse, Target, followed, misfit, rule, serving, unknowns
 from .split import Split
-from .step import Step, steps
+from .step import Step, joined, steps
 
 __all__ = [
     "FALLBACK",
@@ -19,8 +19,10 @@ __all__ = [
     "Step",
     "Target",
     "followed",
+    "joined",
     "misfit",
     "rule",
+    "serving",
     "steps",
     "unknowns",
 ]

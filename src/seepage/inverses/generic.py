@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..registry import register
-from ..solvers import Adam, LevenbergMarquardt
-from ..types import Segment, Solution
-from .rule import FALLBACK, Target, followed, misfit, unknowns
+from ..solvers import Adam, LevenbergMarquardt, Polish
+from ..types import Segment, Solution, Solver
+from .rule import FALLBACK, Fit, Target, followed, plain, unknowns
 
 _FEWEST_INNER, _MOST_INNER = 8, 100
 # What a Levenberg-Marquardt step costs beside its CG products: the gradient, two curvatures, at most four trial points.
 _OVERHEAD = 7
+# Near the answer steps are short and well damped already.
+_FINE, _LIGHT = 20, 1e-6
 
 
 @register("inverse", FALLBACK)
@@ -28,26 +32,35 @@ class Generic:
     right in it. `lr` is relative to the scale of the start. A residual of `tolerance` is the end.
     """
 
+    recovers: ClassVar[str] = "what least squares and the prior find"
+
     lr: float = 0.2
     fade: float = 0.01
     tolerance: float = 1e-6
 
     def invert(self, segment: Segment, target: Target, passes: int) -> Solution:
         """Return the input of least squares. Shapes as in `Target`."""
+        return self.minimise(plain(segment), target, passes, finer=True)
+
+    def minimise(self, fit: Callable[[Target], Fit], target: Target, passes: int, *, finer: bool = False) -> Solution:
+        """Return where the norm of another residual is least; `fit` makes it, relative to the features' norm.
+
+        `finer`: the residual computes in float64 where it is given that.
+        """
         early = passes // 2 if target.identified else passes
-        first = self._descend(segment, target, early)
+        first = self._descend(fit, target, early)
         if not target.identified:
             return first
         sound = torch.tensor([row for row, status in enumerate(first.status) if status.kind == "stopped"])
         if not len(sound):
             return first
-        nearer = replace(target, start=self._nearer(segment, target, first), prior=None).rows(sound)
+        nearer = replace(target, start=self._nearer(fit, target, first), prior=None).rows(sound)
         first = replace(first, passes=first.passes + 1)
-        return followed(first, polish(segment, nearer, passes - early - 1, self.tolerance), sound)
+        return followed(first, polish(fit, nearer, passes - early - 1, self.tolerance, finer=finer), sound)
 
-    def _descend(self, segment: Segment, target: Target, passes: int) -> Solution:
+    def _descend(self, fit: Callable[[Target], Fit], target: Target, passes: int) -> Solution:
         scale, prior = target.scale, target.prior
-        residual = misfit(segment)
+        residual, given = fit(target)
         adam = Adam(
             max(passes - 1, 0),
             self.lr,
@@ -57,7 +70,7 @@ class Generic:
         found = adam.solve(
             lambda x, z: residual(scale * x, z),
             target.start / scale,
-            (target.features, target.size),
+            given,
             penalty=None if prior is None else lambda x: prior(scale * x),
             lower=None if target.lower is None else target.lower / scale,
             upper=None if target.upper is None else target.upper / scale,
@@ -65,20 +78,32 @@ class Generic:
         return replace(found, x=scale * unknowns(found))
 
     @torch.no_grad()
-    def _nearer(self, segment: Segment, target: Target, found: Solution) -> Tensor:
+    def _nearer(self, fit: Callable[[Target], Fit], target: Target, found: Solution) -> Tensor:
         """Return the start where it fits better than what was found."""
-        fit = misfit(segment)(target.start, (target.features, target.size)).norm(dim=1)
-        return torch.where((fit < found.residual).view_as(target.scale), target.start, unknowns(found))
+        residual, given = fit(target)
+        missed = residual(target.start, given).norm(dim=1)
+        return torch.where((missed < found.residual).view_as(target.scale), target.start, unknowns(found))
 
 
-def polish(segment: Segment, target: Target, passes: int, tolerance: float) -> Solution:
-    """Minimise the same from the target's start by Levenberg-Marquardt alone, to a relative residual of `tolerance`."""
+def polish(
+    fit: Callable[[Target], Fit], target: Target, passes: int, tolerance: float, *, finer: bool = False
+) -> Solution:
+    """Minimise the same from the target's start by Levenberg-Marquardt alone, to a relative residual of `tolerance`.
+
+    `finer`: the fit computes in float64 where it is given that, and a sixth of the passes are kept for what float32
+    rounds.
+    """
+    late = passes // 6 if finer else 0
     inner = min(max(passes // 8, _FEWEST_INNER), _MOST_INNER)
-    solver = LevenbergMarquardt(passes // (inner + _OVERHEAD), inner, tolerance=tolerance)
+    solver: Solver = LevenbergMarquardt((passes - late) // (inner + _OVERHEAD), inner, tolerance=tolerance)
+    if finer:
+        second = LevenbergMarquardt(late // (_FINE + _OVERHEAD), _FINE, damping=_LIGHT, tolerance=tolerance)
+        solver = Polish(solver, second)
+    residual, given = fit(target)
     return solver.solve(
-        misfit(segment),
+        residual,
         target.start,
-        (target.features, target.size),
+        given,
         penalty=target.prior,
         lower=target.lower,
         upper=target.upper,

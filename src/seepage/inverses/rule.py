@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,12 +10,13 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import registry
 from ..types import Segment, Solution, Status
 
 FALLBACK = "generic"
+AFFINE = "affine"
 _PICTURE = 0.5
 
 
@@ -25,6 +27,7 @@ class Target:
     `features` is "b" x the segment's `out_shape`; `start` and the bounds are those of its input. `prior` maps inputs to
     a penalty a row, beside |segment(x) - features|^2 / |features|^2. `identified` says that the features are exact and
     no fewer than the unknowns: the prior may then fade, where it otherwise decides what the features leave open.
+    `exact` claims the first alone, where they are fewer.
     """
 
     features: Float[Tensor, "b ..."]
@@ -33,6 +36,7 @@ class Target:
     upper: float | None = None
     prior: Callable[[Tensor], Tensor] | None = None
     identified: bool = True
+    exact: bool = False
 
     @property
     def size(self) -> Float[Tensor, "b 1"]:
@@ -54,7 +58,10 @@ class Target:
 
 @runtime_checkable
 class Inverse(Protocol):
-    """A frozen dataclass whose fields are its configuration, registered under the block kind that it serves."""
+    """A frozen dataclass whose fields are its configuration, registered under the block kind that it serves.
+
+    A ClassVar `recovers` may say in a few words what of its input a block gives back under it.
+    """
 
     def invert(self, segment: Segment, target: Target, passes: int) -> Solution:
         """Return x with segment(x) = features in at most `passes` runs of the segment, with or without their backward.
@@ -73,14 +80,52 @@ def rule(kind: str | None) -> tuple[str, Inverse]:
 
 
 def misfit(segment: Segment) -> Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]:
-    """Return x, (features, size) -> (segment(x) - features) / size: one weight of a prior then suits every block."""
+    """Return x, (features, size) -> (segment(x) - features) / size: one weight of a prior then suits every block.
+
+    In float64 the segment is run as a copy of itself in float64.
+    """
+    finer: list[nn.Module] = []
 
     def residual(x: Tensor, z: tuple[Tensor, Tensor]) -> Tensor:
         features, size = z
-        missed: Tensor = segment.module(x) - features
+        if x.dtype == torch.float64 and not finer:
+            finer.append(in_double(segment).module)
+        missed: Tensor = (finer[0] if x.dtype == torch.float64 else segment.module)(x) - features
         return missed.flatten(1) / size
 
     return residual
+
+
+def in_double(segment: Segment) -> Segment:
+    """Return a copy of a segment that computes in float64."""
+    return dataclasses.replace(segment, module=copy.deepcopy(segment.module).double())
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """A rule that serves some blocks of its kind: those that it does not are tried for an affine map, else generic."""
+
+    def fits(self, segment: Segment) -> bool:
+        """Return whether the rule has more to say of the segment than the generic one."""
+        ...
+
+
+def serving(segment: Segment) -> tuple[str, Inverse]:
+    """Return the rule that serves a segment, and its name: its kind's, where that fits, affine, or generic."""
+    for name in (rule(segment.kind)[0], AFFINE):
+        inverse: Inverse = registry.build("inverse", name)
+        if name != FALLBACK and (not isinstance(inverse, Selective) or inverse.fits(segment)):
+            return name, inverse
+    return rule(None)
+
+
+Fit = tuple[Callable[..., Tensor], tuple[Tensor, ...]]
+"""A residual of x and z, and that z: what a solver is handed."""
+
+
+def plain(segment: Segment) -> Callable[[Target], Fit]:
+    """Return what is fitted where nothing more is known of a segment: what it gives, relative to the features' norm."""
+    return lambda target: (misfit(segment), (target.features, target.size))
 
 
 def unknowns(solution: Solution) -> Float[Tensor, "b ..."]:

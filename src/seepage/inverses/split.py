@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ class Split:
     those of the authors' scripts). Every ReLU has its own p and n; a ReLU6 has q >= 0 too, with a = p - n + q,
     p <= 6 and <6 - p, q> = 0. All start where x's start puts them. A block without ReLU modules is plain least squares.
     """
+
+    recovers: ClassVar[str] = "what the split problem and its penalties find"
 
     weight: float = 100.0
     lr: float = 0.01

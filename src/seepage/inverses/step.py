@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ _RANGES: dict[type[nn.Module], Range] = {
     nn.Softplus: (0.0, None),
     nn.Tanh: (-1.0, 1.0),
 }
+
+
+_BEHIND = (nn.ReLU, nn.ReLU6, nn.MaxPool2d)
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,27 @@ def steps(prefix: Prefix, grey: Float[Tensor, "1 c h w"]) -> tuple[Step, ...]:
     found: list[Step] = []
     given: Tensor = grey
     bounds: Range = (0.0, 1.0)
-    for segment in prefix.segments:
+    for segment in joined(prefix.segments):
         lower, upper = bounds
         found.append(Step(segment, not found, given, lower, upper))
         given, bounds = _run(segment.module, given)
     return tuple(found)
+
+
+def joined(segments: Sequence[Segment]) -> list[Segment]:
+    """Return the segments, an activation or a max-pooling made one with the stem before it.
+
+    Alone they leave open much of what they were given; together with the stem they are inequalities on a picture.
+    """
+    found: list[Segment] = []
+    for segment in segments:
+        before = found[-1] if found else None
+        if before is not None and before.kind == "stem" and isinstance(segment.module, _BEHIND):
+            whole = nn.Sequential(before.module, segment.module)
+            found[-1] = Segment(segment.name, "stem", whole, before.in_shape, segment.out_shape)
+        else:
+            found.append(segment)
+    return found
 
 
 def _run(module: nn.Module, x: Tensor) -> tuple[Tensor, Range]:

@@ -6,6 +6,7 @@ from .adam import Adam
 from .cg import Inverted, cg
 from .lbfgs import LBFGS
 from .levenberg_marquardt import LevenbergMarquardt
+from .polish import Polish
 from .solve import Bound, Method, Problem, State, Variable, drive
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Inverted",
     "LevenbergMarquardt",
     "Method",
+    "Polish",
     "Problem",
     "State",
     "Variable",

@@ -112,11 +112,12 @@ class LBFGS:
         way = self._scale(state, downhill)[:, None] * way
         for move, change, weight, share in zip(state.moves, state.changes, state.weights, reversed(shares)):
             way = way + (share - weight * (change * way).sum(1))[:, None] * move
-        return torch.where(torch.isfinite(way), way, 0.0)
+        sound: Tensor = torch.where(torch.isfinite(way), way, 0.0)
+        return sound
 
     def _scale(self, state: _LBFGSState, downhill: Tensor) -> Float[Tensor, "b"]:
         """Return the inverse curvature along each row's last sound step, that of the first step where it has none."""
-        scale = self._first(state, downhill).norm(dim=1) / downhill.norm(dim=1).clamp_min(_tiny(downhill))
+        scale: Tensor = self._first(state, downhill).norm(dim=1) / downhill.norm(dim=1).clamp_min(_tiny(downhill))
         for change, weight in zip(state.changes, state.weights):
             own = 1 / (weight * change.square().sum(1)).clamp_min(_tiny(change))
             scale = torch.where(weight > 0, own, scale)
@@ -126,7 +127,8 @@ class LBFGS:
         """Return the gradient step that would bring a loss of constant slope to zero, at most of the iterate's size."""
         slope = downhill.norm(dim=1).clamp_min(_tiny(downhill))
         length = torch.minimum(state.value.clamp_min(0) / slope, 1 + state.x.norm(dim=1))
-        return (length / slope)[:, None] * downhill
+        step: Tensor = (length / slope)[:, None] * downhill
+        return step
 
     def _search(self, problem: Problem, state: _LBFGSState, way: Tensor, rows: Bool[Tensor, "b"]) -> Bool[Tensor, "b"]:
         """Halve each row's step until its loss falls enough; return which rows moved."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .. import seeding
-from ..inverses import rule
+from ..inverses import joined, serving
 from ..priors.dead_leaves import dead_leaves
 from ..solvers import Problem
 from ..solvers.linearise import Linearised
@@ -54,7 +55,8 @@ class Diagnosis:
     Attributes:
         name: the cut where the block ends.
         kind: its kind, None where code lies between modules.
-        rule: the registered inverse that serves it, `generic` where it has none of its own.
+        rule: the registered inverse that serves it, or the stem that it is walked with; `generic` where none does.
+        recovers: what of its input that rule brings back, in a few words.
         inputs: numbers in, a picture.
         outputs: numbers out.
         copy_noise: |y - x| / |x|, how noisy a copy of its input the output is; None where the shapes differ.
@@ -64,6 +66,7 @@ class Diagnosis:
     name: str
     kind: str | None
     rule: str
+    recovers: str
     inputs: int
     outputs: int
     copy_noise: float | None
@@ -97,13 +100,14 @@ def diagnose(
     split = cut(victim, layers(victim)[-1].name)
     features = dead_leaves(1, victim.image_shape, seeding.generator(seed, "control", "diagnose")).to(split.device)
     found = []
+    rules = _rules(split.prefix.segments)
     for index, segment in enumerate(split.prefix.segments):
         if progress is not None:
             progress(index / len(split.prefix.segments), segment.name)
         with torch.no_grad():
             # A block may work in place on what it is given.
             given = segment.module(features.clone())
-        found.append(_diagnosis(segment, features, given, steps))
+        found.append(_diagnosis(segment, rules[index], features, given, steps))
         features = given
     return tuple(found)
 
@@ -125,13 +129,24 @@ def spectrum(module: nn.Module, x: Float[Tensor, "1 ..."], *, steps: int = STEPS
     return Spectrum(float(values[-1]), 0.0 if loses else float(values[0]), exact=False)
 
 
-def _diagnosis(segment: Segment, x: Tensor, y: Tensor, steps: int) -> Diagnosis:
+def _rules(segments: Sequence[Segment]) -> list[tuple[str, str]]:
+    """Return for each segment the rule that the walk has for it, alone or joined to others, and what that recovers."""
+    found: list[tuple[str, str]] = []
+    for whole in joined(segments):
+        name, inverse = serving(whole)
+        last = next(index for index, segment in enumerate(segments) if segment.name == whole.name)
+        found += [(name, getattr(inverse, "recovers", "what that rule finds"))] * (last + 1 - len(found))
+    return found
+
+
+def _diagnosis(segment: Segment, rule: tuple[str, str], x: Tensor, y: Tensor, steps: int) -> Diagnosis:
     size = float(x.norm())
     copies = x.shape == y.shape and size > 0
     return Diagnosis(
         name=segment.name,
         kind=segment.kind,
-        rule=rule(segment.kind)[0],
+        rule=rule[0],
+        recovers=rule[1],
         inputs=x.numel(),
         outputs=y.numel(),
         copy_noise=float((y - x).norm()) / size if copies else None,
