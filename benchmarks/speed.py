@@ -19,10 +19,10 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-import inversion
 import torch
 from PIL import Image
 
+import inversion
 import seepage
 from seepage.audit.statistics import describe
 
