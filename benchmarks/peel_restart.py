@@ -16,30 +16,34 @@ from seepage.inverses import Constrained, Inverse, Split, Step, Target, rule, st
 from seepage.priors import total_variation
 from seepage.types import SplitModel
 
+PASSES = {"quick": 60, "standard": 480, "full": 2400}
+"""Runs of each segment by effort, those of `peel`."""
 # As `peel` has them.
 _TV, _GREY = 0.3, 0.5
 
 
 @dataclass(frozen=True)
 class Restarted:
-    """The pictures, "b 3 h w", and by segment the relative error, row by row, of what it was found to be given."""
+    """The pictures, "b 3 h w"; by segment what it was found to be given, "b ...", and the relative error a row."""
 
     images: Float[Tensor, "b 3 h w"]
+    inputs: dict[str, Float[Tensor, "b ..."]]
     errors: dict[str, list[float]]
 
 
 def restart(split: SplitModel, images: Float[Tensor, "b 3 h w"], passes: int, form: str = "least-squares") -> Restarted:
     """Invert each segment of the prefix from what it truly gave for `images`, at most `passes` runs each."""
-    given, errors = images, {}
+    given, inputs, errors = images, {}, {}
     found = images
     for step in steps(split.prefix, torch.full_like(images[:1], _GREY)):
         with torch.no_grad():
             gave = step.segment.module(given)
         back = _invert(step, gave, passes, form)
+        inputs[step.segment.name] = back
         errors[step.segment.name] = ((back - given).flatten(1).norm(dim=1) / given.flatten(1).norm(dim=1)).tolist()
         found = back if step.first else found
         given = gave
-    return Restarted(found, errors)
+    return Restarted(found, inputs, errors)
 
 
 def _invert(step: Step, gave: Tensor, passes: int, form: str) -> Tensor:

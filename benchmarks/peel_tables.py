@@ -33,7 +33,7 @@ import torch
 
 import seepage
 import train_xray
-from peel_restart import restart
+from peel_restart import PASSES, restart
 from seepage import assets
 from seepage.audit.statistics import describe
 from seepage.data.archive import folder_of
@@ -45,8 +45,6 @@ RESULTS = HERE / "results"
 BASELINES = ("joint", "rmle", "deep-image-prior", "divide", "decoder")
 PEELS = ("peel", "peel:form=constrained", "peel:form=penalty")
 FACE_METRICS = ("knn_distance", "rank1")
-# Runs of each segment that a restart may take: those of `peel`.
-PASSES = {"quick": 60, "standard": 480, "full": 2400}
 
 
 @dataclass(frozen=True)

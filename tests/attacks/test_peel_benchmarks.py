@@ -42,6 +42,7 @@ def test_a_restart_is_blind_to_all_but_the_first_stage(benchmark):
     assert torch.allclose(deep.images, shallow.images, atol=1e-6)
     assert list(deep.errors) == ["block.0", "block.1", "block.2", "block.3"]
     assert max(deep.errors["block.2"]) < 1e-4
+    assert torch.equal(deep.inputs["block.0"], deep.images)
     assert psnr(deep.images, truth).min() > 45
 
 
@@ -88,7 +89,7 @@ def test_an_order_of_magnitude_is_a_tenth_with_intervals_apart(benchmark):
     claims = benchmark("claims")
 
     def verdict(*cells: dict) -> str:
-        return claims.order_of_magnitude(tables(*cells), claims.CHAINS).verdict
+        return claims.order_of_magnitude(tables(*cells), claims.CHAINS, claims.BASELINES).verdict
 
     assert verdict(cell("peel", 0.001), cell("rmle", 0.02)) == "reproduced"
     assert verdict(cell("peel", 0.001), cell("rmle", 0.02), cell("joint", 0.0001)) == "contradicted"
@@ -104,9 +105,12 @@ def test_other_claims_are_read_off_the_same_cells(benchmark):
     near = tables(cell("peel", 0.1, knn_distance=(1.0, 0.9, 1.1)), cell("gan", 0.3, knn_distance=(0.5, 0.4, 0.6)))
     assert claims.ahead(near, "gan", "mse").verdict == "reproduced"
     assert claims.ahead(near, "gan", "knn_distance").verdict == "contradicted"
+    assert claims.ahead(tables(cell("peel", 0.1), near["peel_tables"]["rows"][1]), "gan", "knn_distance").verdict == (
+        "not tested"
+    )
     assert claims.above_control(near).verdict == "reproduced"
     assert claims.above_control(tables(cell("peel", 0.49), cell("rmle", 0.1))).verdict == "contradicted"
     block = {"solver": "PyGRANSO, 9 iterations", "relative": [0.002, 0.004], "norm": [1.0], "count": [0.3]}
     assert claims.solved({"peel_block": {"rows": [block]}}).verdict == "reproduced"
     assert claims.solved({"peel_block": {"rows": [block | {"relative": [0.2]}]}}).verdict == "partly"
-    assert claims.maps({"peel_figures": {"errors": {"relu": 0.9, "layer1": 0.2}}}).verdict == "partly"
+    assert claims.maps({"peel_figures": {"errors": {"chain": {"relu": 0.9, "layer1": 0.2}}}}).verdict == "partly"
