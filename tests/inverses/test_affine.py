@@ -104,6 +104,20 @@ def test_the_prior_decides_what_the_map_leaves_open_and_nothing_else():
     assert solution.residual.max() < 1e-6
 
 
+def test_between_bounds_the_map_is_still_explained():
+    part = segment(SEGMENTS["patches that lose"][0], (3, 8, 8), "stem")
+    x = noise(2, 3, 8, 8).mul(0.4).add(0.5).clamp(0, 1)
+    y = part.module(x)
+    start = torch.full_like(x, 0.5)
+    free = Affine().invert(part, Target(y, start, identified=False), 90)
+    held = Affine().invert(part, Target(y, start, 0.0, 1.0, identified=False), 90)
+    assert free.x.min() < -0.05, "the bounds must matter"
+    assert held.x.min() >= 0
+    assert held.x.max() <= 1
+    assert held.residual.max() < 0.1 * relative(part.module(free.x.clamp(0, 1)).flatten(1), y.flatten(1)).min()
+    assert (relative(held, x) < relative(free, x)).all()
+
+
 def test_bends_are_noticed():
     for module in (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.LayerNorm(4), nn.Softmax(1)):
         part = segment(module, (4,), "head")

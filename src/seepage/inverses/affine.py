@@ -23,7 +23,7 @@ Undo = Callable[[Tensor], Tensor]
 _LARGEST = 2**24
 _AFFINE = 1e-4
 _ROUNDING = 1e-6
-_TURNS = 2
+_TURNS, _ROUNDS = 2, 30
 # Whether the map is affine, its reading, twice for patches, and what the result gives.
 _OVERHEAD = 4
 
@@ -37,7 +37,8 @@ class Affine:
     Linear heads, flattening, norms with fixed statistics, added tokens and positions, averages. What comes back exactly
     is the part of the input in A's row space: a linear head of c classes gives at most c directions of its input, an
     average one number a window. Where that is not all of it and the target has a prior, the prior decides the rest; the
-    exact part is then put back. Patch embeddings are undone patch by patch, maps of up to 2^24 entries by their
+    exact part is then put back. Bounds are met by projecting in turn on them and on the inputs that explain y, as the
+    nearest of those may leave them. Patch embeddings are undone patch by patch, maps of up to 2^24 entries by their
     singular values in float64, those below `cutoff` of the largest taken for zero; larger ones by conjugate gradients.
     Reading A off the segment depends on no leak and counts as one pass. A segment that is not affine is left to the
     generic rule, and so is a target that no input gives, unless the segment loses numbers anyway.
@@ -74,7 +75,9 @@ class Affine:
             sound = torch.tensor([status.kind != "failed" for status in smooth.status]).view(target.scale.shape)
             x = self._nearest(segment, target, undo, torch.where(sound.to(x.device), unknowns(smooth), x))
         spent += undo.spent if isinstance(undo, _MatrixFree) else 0
-        x = x.clamp(target.lower, target.upper) if (target.lower, target.upper) != (None, None) else x
+        if (target.lower, target.upper) != (None, None):
+            x, rounds = self._between(segment, target, undo, x, min(_ROUNDS, (passes - spent) // 2))
+            spent += 2 * rounds
         with torch.no_grad():
             residual = misfit(segment)(x, (target.features, target.size)).norm(dim=1)
         count = torch.full((len(x),), min(spent, passes), device=x.device)
@@ -86,6 +89,16 @@ class Affine:
         for _ in range(_TURNS):
             x = x + undo(target.features - segment.module(x))
         return x
+
+    @torch.no_grad()
+    def _between(self, segment: Segment, target: Target, undo: Undo, x: Tensor, rounds: int) -> tuple[Tensor, int]:
+        """Return a point between the bounds by projecting on them and on what explains y in turn, and the turns."""
+        for turn in range(rounds):
+            inside = x.clamp(target.lower, target.upper)
+            if float((inside - x).norm()) <= _ROUNDING * float(x.norm()):
+                return inside, turn
+            x = inside + undo(target.features - segment.module(inside))
+        return x.clamp(target.lower, target.upper), max(rounds, 0)
 
     def _status(self, residual: float) -> Status:
         if not math.isfinite(residual):
