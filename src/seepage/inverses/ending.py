@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _CEILINGS: dict[type[nn.Module], float | None] = {nn.ReLU: None, nn.ReLU6: 6.0}
+# Outputs this near to a kink, relative to all, are taken for outputs at it.
+_NEAR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,13 @@ class Ending:
         return found if self.ceiling is None else torch.where(found < self.ceiling, found, torch.inf)
 
     def _kinked(self, z: Tensor, y: Tensor) -> Tensor:
-        missed = torch.where(y > 0, z - y, z.clamp_min(0))
-        return missed if self.ceiling is None else torch.where(y < self.ceiling, missed, (z - y).clamp_max(0))
+        # What a walk recovered is a rounding away from the kinks: an equation there would pull dead outputs to zero.
+        near = _NEAR * y.flatten(1).square().mean(1).sqrt().view(-1, *[1] * (y.ndim - 1))
+        missed = torch.where(y > near, z - y, z.clamp_min(0) - y.clamp_min(0))
+        if self.ceiling is None:
+            return missed
+        over = z.clamp_max(self.ceiling) - y.clamp_max(self.ceiling)
+        return torch.where(y < self.ceiling - near, missed, over)
 
 
 def ending(block: nn.Module, x: Float[Tensor, "b ..."]) -> Ending | None:
