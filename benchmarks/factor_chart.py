@@ -20,6 +20,7 @@ def chart(records: Sequence[dict[str, Any]], attacks: Sequence[str]) -> str:
 
     The dashed line is the strongest null control. The axis is PSNR in dB from 0 to the largest interval's end.
     """
+    attacks = [attack for attack in attacks if any(one["attack"] == attack for one in records)]
     groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for one in records:
         title = f"{one['factor']}, {'trained' if one['trained'] else 'random'}"
