@@ -194,7 +194,8 @@ def table(records: Sequence[Record]) -> str:
     machine = f"{platform.machine()}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}"
     columns = ["factor", "", "weights", "accuracy", "leak after", "numbers", "directions", "n", "control"]
     columns += ["`joint`: PSNR [95 %]", "SSIM", "residual"]
-    columns += [f"`{attack}`: PSNR [95 %]" for attack in ATTACKS[1:]]
+    others = [attack for attack in ATTACKS[1:] if _passes(records, attack)]
+    columns += [f"`{attack}`: PSNR [95 %]" for attack in others]
     grouped: dict[tuple[object, ...], dict[object, Record]] = {}
     for one in records:
         key = tuple(one[name] for name in ("factor", "level", "trained", "layer"))
@@ -206,7 +207,7 @@ def table(records: Sequence[Record]) -> str:
         "",
         f"| {' | '.join(columns)} |",
         "|" + "---|" * len(columns),
-        *(f"| {' | '.join(_line(attacks))} |" for attacks in grouped.values()),
+        *(f"| {' | '.join(_line(attacks, others))} |" for attacks in grouped.values()),
     ]
     return "\n".join([*lines, ""])
 
@@ -215,7 +216,7 @@ def _passes(records: Sequence[Record], attack: str) -> int:
     return max((int(str(one["passes"])) for one in records if one["attack"] == attack), default=0)
 
 
-def _line(attacks: dict[object, Record]) -> list[str]:
+def _line(attacks: dict[object, Record], others: Sequence[str]) -> list[str]:
     first = next(iter(attacks.values()))
     accuracy, shape = first["accuracy"], first["shape"]
     numbers = 1
@@ -238,7 +239,7 @@ def _line(attacks: dict[object, Record]) -> list[str]:
         _psnr(joint),
         f"{joint['ssim']['mean']:.3f}" if joint else "",
         f"{joint['residual']:.1e}" if joint else "",
-        *(_psnr(attacks.get(attack)) for attack in ATTACKS[1:]),
+        *(_psnr(attacks.get(attack)) for attack in others),
     ]
 
 
