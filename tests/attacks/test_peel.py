@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from seepage import registry, seeding
 from seepage.attacks.peel import Peel
 from seepage.inverses import Generic, IdentityResidual
+from seepage.inverses.affine import Affine
 from seepage.types import Images, Knowledge, Leak, LeakHeader, NotRunError, Prefix, Recovery, SeepageError, Segment
 
 SHAPE = (3, 12, 12)
@@ -133,6 +134,7 @@ def test_a_rule_that_does_nothing_is_found_out(monkeypatch):
     monkeypatch.setattr(IdentityResidual, "invert", nothing)
     assert psnr(walk(prefix, prefix.leak(truth)), truth).max() < 40
     monkeypatch.setattr(Generic, "invert", nothing)
+    monkeypatch.setattr(Affine, "invert", nothing)
     assert torch.equal(images(walk(prefix, prefix.leak(truth))), torch.full_like(truth, 0.5))
 
 

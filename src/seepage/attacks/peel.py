@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..inverses import FALLBACK, Constrained, Inverse, Split, Step, Target, serving, steps, unknowns
+from ..inverses import FALLBACK, Constrained, Inverse, Split, Step, Target, steps, unknowns
 from ..priors import Ridge, RidgeDecoder, total_variation
 from ..priors.ridge import Layout
 from ..registry import register
@@ -255,7 +255,7 @@ class _Walk:
         kind = step.segment.kind
         if self.attack.form != "least-squares" and not step.first:
             return Split() if self.attack.form == "penalty" else Constrained()
-        name, inverse = serving(step.segment)
+        name, inverse = step.served
         if name == FALLBACK:
             self.unruled.append(kind or "no kind")
         return inverse

@@ -16,7 +16,7 @@ from .rule import Target, followed, in_double, misfit, plain, unknowns
 # Closer than this the answer that was stalled at is worth more than another start.
 _NEAR = 1e-2
 # Float64 goes on to this share of the tolerance, in at most so many runs.
-_FINER, _MOST, _FEWEST = 1e-3, 30, 8
+_FINER, _MOST, _FEWEST = 1e-3, 30, 4
 
 
 @register("inverse", "face-residual")
@@ -58,27 +58,30 @@ class IdentityResidual:
         found = anderson.solve(
             lambda x, y: segment.module(x) - y, target.start, target.features, lower=target.lower, upper=target.upper
         )
-        found = self._finer(segment, target, found, passes - early)
+        found, runs = self._finer(segment, target, found, passes // 6)
         ended = torch.tensor([status.kind == "converged" for status in found.status], device=found.residual.device)
         near = found.residual <= _NEAR
-        onward, passes = replace(target, start=unknowns(found)), passes - early
-        for rows in ((~ended & near).nonzero().flatten(), (~ended & ~near).nonzero().flatten()):
+        onward = replace(target, start=unknowns(found))
+        groups = [(~ended & near).nonzero().flatten(), (~ended & ~near).nonzero().flatten()]
+        # Rows that go different ways are run one after the other, and share what is left.
+        left = (passes - early - runs) // max(sum(len(rows) > 0 for rows in groups), 1)
+        for rows in groups:
             if not len(rows):
                 continue
             if near[rows[0]] or target.prior is None:
                 closer = replace(onward if near[rows[0]] else target, prior=None).rows(rows)
-                second = polish(plain(segment), closer, passes, self.tolerance, finer=True)
+                second = polish(plain(segment), closer, left, self.tolerance, finer=True)
             else:
-                second = Generic(tolerance=self.tolerance).invert(segment, target.rows(rows), passes)
+                second = Generic(tolerance=self.tolerance).invert(segment, target.rows(rows), left)
             found = followed(found, second, rows)
         return found
 
-    def _finer(self, segment: Segment, target: Target, found: Solution, passes: int) -> Solution:
-        """Return the answers that converged as float64 goes on from them, residuals relative to y."""
+    def _finer(self, segment: Segment, target: Target, found: Solution, passes: int) -> tuple[Solution, int]:
+        """Return the answers that converged as float64 goes on from them, residuals relative to y, and the runs."""
         found = replace(found, residual=found.residual / target.size[:, 0])
         rows = torch.tensor([row for row, status in enumerate(found.status) if status.kind == "converged"])
         if not len(rows) or passes < _FEWEST:
-            return found
+            return found, 0
         wide, given = in_double(segment), target.features[rows].double()
         anderson = Anderson(min(passes - 2, _MOST), self.history, self.tolerance * _FINER)
         closer = anderson.solve(
@@ -94,4 +97,5 @@ class IdentityResidual:
         passes_spent[rows] += closer.passes + 1
         with torch.no_grad():
             residual = misfit(segment)(x, (target.features, target.size)).norm(dim=1)
-        return replace(found, x=x, residual=torch.minimum(found.residual, residual), passes=passes_spent)
+        finer = replace(found, x=x, residual=torch.minimum(found.residual, residual), passes=passes_spent)
+        return finer, int(closer.passes.max()) + 1

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..types import Prefix, Segment
+from .rule import Inverse, serving
 
 Range = tuple[float | None, float | None]
 
@@ -32,7 +33,7 @@ _BEHIND = (nn.ReLU, nn.ReLU6, nn.MaxPool2d)
 class Step:
     """A segment, what a grey picture feeds it, "1 ...", and the range that its input cannot leave.
 
-    `first`: its input is the picture.
+    `first`: its input is the picture. `served`: the rule that inverts it, by name.
     """
 
     segment: Segment
@@ -40,6 +41,7 @@ class Step:
     grey: Float[Tensor, "1 ..."]
     lower: float | None
     upper: float | None
+    served: tuple[str, Inverse]
 
     @property
     def reshapes(self) -> bool:
@@ -60,7 +62,7 @@ def steps(prefix: Prefix, grey: Float[Tensor, "1 c h w"]) -> tuple[Step, ...]:
     bounds: Range = (0.0, 1.0)
     for segment in joined(prefix.segments):
         lower, upper = bounds
-        found.append(Step(segment, not found, given, lower, upper))
+        found.append(Step(segment, not found, given, lower, upper, serving(segment)))
         given, bounds = _run(segment.module, given)
     return tuple(found)
 
