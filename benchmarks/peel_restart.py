@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from seepage.inverses import Constrained, Inverse, Split, Step, Target, rule, steps, unknowns
+from seepage.inverses import Constrained, Inverse, Split, Step, Target, steps, unknowns
 from seepage.priors import total_variation
 from seepage.types import SplitModel
 
@@ -48,9 +48,9 @@ def restart(split: SplitModel, images: Float[Tensor, "b 3 h w"], passes: int, fo
 
 def _invert(step: Step, gave: Tensor, passes: int, form: str) -> Tensor:
     start = gave if not step.first and not step.reshapes else step.grey.expand(len(gave), *step.grey.shape[1:]).clone()
-    inverse: Inverse = rule(step.segment.kind)[1]
+    inverse: Inverse = step.served[1]
     if form != "least-squares" and not step.first:
         inverse = Split() if form == "penalty" else Constrained()
     prior = None if len(step.segment.in_shape) != 3 else lambda x: _TV * total_variation(x)
-    target = Target(gave, start, step.lower, step.upper, prior, not step.loses)
+    target = Target(gave, start, step.lower, step.upper, prior, not step.loses, exact=True)
     return unknowns(inverse.invert(step.segment, target, passes))
