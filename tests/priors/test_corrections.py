@@ -46,6 +46,7 @@ def test_corrections_see_what_a_linear_decoder_cannot(truth: Tensor) -> None:
     leak = prefix(truth).detach()
     assert len(decoder.corrections) == 3
     assert psnr(decoder(leak), truth) > psnr(decoder.decoder(leak), truth) + 4
+    assert decoder.psnr == pytest.approx(psnr(decoder(leak), truth), abs=3)
 
 
 def test_without_corrections_it_is_the_ridge_decoder(truth: Tensor) -> None:

@@ -92,12 +92,16 @@ class Preconditioner:
 
 @dataclass(frozen=True)
 class CorrectedDecoder:
-    """A ridge decoder, then corrections in turn: each costs one run of the prefix with its backward."""
+    """A ridge decoder, then corrections in turn: each costs one run of the prefix with its backward.
+
+    `psnr` is the mean over the synthetic pictures that were held out, in dB; minus infinity where none was.
+    """
 
     prefix: PrefixFunction
     decoder: RidgeDecoder
     corrections: tuple[Correction, ...] = ()
     preconditioner: Preconditioner | None = None
+    psnr: float = -math.inf
 
     def __call__(self, features: Float[Tensor, "b ..."]) -> Float[Tensor, "b c h w"]:
         """Return pictures in [0, 1]."""
@@ -158,7 +162,8 @@ class Corrections:
                 break
             found.append(correction)
             images, error = onward, after
-        return CorrectedDecoder(prefix, decoder, tuple(found), study.preconditioner(images, widths)), mean
+        psnr = -10 * error / math.log(10)
+        return CorrectedDecoder(prefix, decoder, tuple(found), study.preconditioner(images, widths), psnr), mean
 
 
 @dataclass(frozen=True)
