@@ -158,3 +158,14 @@ def test_a_stem_is_walked_together_with_its_activation_and_pooling():
     assert above is not None
     assert end.missed(z, y, above).abs().max() == 0
     assert end.missed(z + 0.1, y, above).abs().max() > 0.09
+
+
+@pytest.mark.parametrize(("activation", "plain"), [(nn.ReLU6(), True), (nn.ReLU(), False)])
+def test_a_guess_between_two_kinks_is_fitted_as_it_is(activation, plain):
+    """What a walk guessed lies on a kink of a ReLU6 too often to be read as an inequality; below a ReLU it helps."""
+    stem = segment(nn.Sequential(seeded(nn.Conv2d(3, 8, 3, padding=1)), activation), (3, 6, 6), "stem")
+    guessed = Target(activation(3 * noise(2, 8, 6, 6)), torch.full((2, 3, 6, 6), 0.5), 0.0, 1.0, None, False, False)
+    ruled = Rectified().invert(stem, guessed, 40).x
+    # Rectified spends one run on finding the ending.
+    bare = Generic().invert(stem, guessed, 39).x
+    assert torch.equal(ruled, bare) == plain
