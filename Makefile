@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup audit test lint bench bench-inversion bench-layers docs clean
+.PHONY: help setup audit test lint bench bench-factors bench-inversion bench-layers bench-peel docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -36,6 +36,19 @@ bench: setup  ## the benchmarks whose figures the documents quote
 
 bench-inversion: setup  ## attack x victim x depth, on the research data that SEEPAGE_DATA names
 	$(BIN)/python benchmarks/inversion.py
+	$(BIN)/python benchmarks/identifiability.py
+	$(BIN)/python benchmarks/speed.py
+
+bench-factors: setup  ## skip, activation, pooling and first weights, each changed alone
+	$(BIN)/python benchmarks/factors.py
+
+bench-peel: setup  ## PEEL's block, tables, figures and claims
+	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python benchmarks/peel_block.py
+	$(BIN)/python benchmarks/train_xray.py
+	$(BIN)/python benchmarks/peel_tables.py
+	$(BIN)/python benchmarks/peel_figures.py --effort standard
+	$(BIN)/python benchmarks/claims.py
 
 bench-layers: setup  ## the cut law on every architecture at full size
 	$(BIN)/python benchmarks/layers.py

@@ -185,10 +185,6 @@ def page(results: Results) -> str:
     """Return docs/claims.md."""
     made = ", ".join(sorted(f"`{name}.json`" for name in results)) or "no results"
     lines = [
-        "---",
-        "orphan: true",
-        "---",
-        "",
         "# What the paper claims, and what was measured",
         "",
         "The claims are those of PEEL's abstract, captions and figures; its tables' numbers were not at hand, so a",
