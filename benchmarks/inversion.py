@@ -32,6 +32,8 @@ from seepage.schema import Cell
 RESULTS = Path(__file__).parent / "results"
 SMALL, LARGE = 32, 8
 METRICS = ("mse", "psnr", "ssim")
+# Whoever runs two at a time says so: --beside.
+BESIDE = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def rows(data: Path) -> list[Row]:
         Row("MobileNetV2", "zoo/mobilenet_v2", layer, ("joint", "rmle"), "photographs")
         for layer in ("features.1", "features.3", "features.6", "features.13", "features.17")
     ]
+    found.append(Row("MobileNetV2", "zoo/mobilenet_v2", "features.1", ("joint",), "photographs", "full"))
     pooled = "torchvision/resnet18@random"
     bare = f"module/{Path(__file__).with_name('victims.py')}:resnet18_without_pool@random"
     found += [
@@ -148,13 +151,14 @@ def note(row: Row, cells: list[Cell]) -> None:
     )
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(known, indent=1) + "\n")
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
     columns = (
         "victim", "layer", "attack", "effort", "auxiliary", "n", "PSNR mean [95 %]", "median", "min", "MSE", "SSIM",
         "residual", "seconds", "passes",
     )  # fmt: skip
     lines = [
-        f"`python benchmarks/inversion.py`, {machine}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}.",
+        f"`python benchmarks/inversion.py`, {machine}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}. "
+        "Seconds with † were taken on one thread beside another single-threaded run.",
         "",
         f"| {' | '.join(columns)} |",
         "|" + "---|" * len(columns),
@@ -185,7 +189,7 @@ def _line(row: Row, cell: Cell) -> list[str]:
         f"{cell.summary['mse'].mean:.1e}",
         f"{cell.summary['ssim'].mean:.3f}",
         f"{residuals[len(residuals) // 2]:.1e}",
-        f"{(cell.cost.fit_seconds + cell.cost.seconds) / n:.1f}",
+        f"{(cell.cost.fit_seconds + cell.cost.seconds) / n:.1f}{'†' if BESIDE else ''}",
         str(cell.cost.passes // n),
     ]
 
@@ -211,5 +215,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", action="append", default=[], help="run the rows whose name holds this text")
     parser.add_argument("--list", action="store_true", help="print the names of the rows")
+    parser.add_argument("--beside", action="store_true", help="mark seconds: another run shares the machine")
     arguments = parser.parse_args()
+    BESIDE = arguments.beside
     main(arguments.rows, arguments.list)
