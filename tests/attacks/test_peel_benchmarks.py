@@ -114,3 +114,12 @@ def test_other_claims_are_read_off_the_same_cells(benchmark):
     assert claims.solved({"peel_block": {"rows": [block]}}).verdict == "reproduced"
     assert claims.solved({"peel_block": {"rows": [block | {"relative": [0.2]}]}}).verdict == "partly"
     assert claims.maps({"peel_figures": {"errors": {"chain": {"relu": 0.9, "layer1": 0.2}}}}).verdict == "partly"
+
+
+def test_the_hypothesis_is_read_off_the_blocks_of_trained_networks(benchmark):
+    claims = benchmark("claims")
+    rows = [{"start": start, "keeps_shape": kept} for start, kept in ((0.2, True), (0.8, True), (0.1, False))]
+    verdict = claims.noisy_copy({"blocks": rows})
+    assert verdict.verdict == "partly"
+    assert "in 1 of 2" in verdict.ours
+    assert claims.noisy_copy({"blocks": rows[:1]}).verdict == "reproduced"
