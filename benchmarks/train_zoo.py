@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 
 from cifar_training import ARCHIVE, Recipe, measure, train
 from seepage import assets
+from seepage.seeding import state_sha256
 from seepage.victims import cifar
-from seepage.victims.victim import state_sha256
 from seepage.victims.weights import fit, read_state
 
 RESULTS = Path(__file__).parent / "results"

@@ -172,7 +172,6 @@ ASSETS: Mapping[str, Asset] = MappingProxyType(
         )
     }
 )
-
 """What the defaults need; `seepage pull` fetches all of it."""
 
 # Hash and size are those that Keras and torchvision (there an MD5) pin for the publisher's file.

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seepage import victims
+from seepage.seeding import state_sha256
 from seepage.victims import cifar
 from seepage.victims.cut import cut, law
 from seepage.victims.layers import boundaries, default_layers, layers, look
 from seepage.victims.segments import relative_error
-from seepage.victims.victim import state_sha256
 from seepage.victims.zoo import _ENTRIES
 
 NAMES = ("cifar_resnet20", "cifar_resnet56", "cifar_preact_resnet20", "cifar_preact_resnet56")

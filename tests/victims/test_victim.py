@@ -16,10 +16,10 @@ from torch import nn
 from torchvision import models
 
 from seepage import registry, victims
+from seepage.seeding import state_sha256
 from seepage.types import SeepageError
 from seepage.victims.cut import cut
 from seepage.victims.source import Network, Request
-from seepage.victims.victim import state_sha256
 from seepage.victims.weights import read_state, seeded
 
 RESNET = "torchvision/resnet18"

@@ -27,7 +27,7 @@ from ..types import (
     Status,
 )
 from .chores import Chore
-from .inversion import GREY, ended, leak_shape, recover_rows, sizes, white_box
+from .inversion import GREY, device_of, ended, leak_shape, recover_rows, sizes, white_box
 from .networks import SLOPE, drawn
 
 _NOISE = 0.1
@@ -102,7 +102,7 @@ class DeepImagePrior:
             NotRunError: the attacker has no prefix.
         """
         prefix = white_box(knowledge, "deep-image-prior")
-        device = next((weight.device for weight in prefix.parameters()), torch.device("cpu"))
+        device = device_of(prefix)
         search = DeepImagePriorRecoverer(self, prefix, knowledge.image_shape)
         network, z = search._start(torch.Generator().manual_seed(0), device)
         adam = torch.optim.Adam(network.parameters(), lr=self.lr)
@@ -143,7 +143,7 @@ class DeepImagePriorRecoverer(Recoverer):
     @torch.no_grad()
     def prior(self, n: int, generators: Generators) -> Recovery:
         """Return what each row's network draws before it is fitted."""
-        device = next((weight.device for weight in self.prefix.parameters()), torch.device("cpu"))
+        device = device_of(self.prefix)
         drawings = []
         for generator in generators[:n]:
             network, z = self._start(generator, device)

@@ -28,7 +28,7 @@ from ..types import (
 )
 from .backward import Backward
 from .chores import Chore
-from .inversion import determined, ended, leak_shape, recover_rows, scaled, sizes, white_box
+from .inversion import determined, device_of, ended, leak_shape, recover_rows, scaled, sizes, white_box
 from .learning import Course, Lesson, Pairs, Source, drawing, kept_back, public, rows_to_select_on, synthetic
 from .networks import SavedAttackError, drawn, read, write
 
@@ -109,7 +109,7 @@ class Divide:
             TrainingError: nothing could be learned.
         """
         prefix = white_box(knowledge, "divide")
-        device = _device(prefix)
+        device = device_of(prefix)
         lessons, held = self._lessons(knowledge, generator)
         inverse = self._network(prefix, generator)
         inverse.measure(_passed(prefix, lesson[-1].to(device)) for lesson in lessons)
@@ -130,7 +130,7 @@ class Divide:
             NotRunError: the attacker has no prefix.
         """
         prefix = white_box(knowledge, "divide")
-        device, generator = _device(prefix), torch.Generator().manual_seed(0)
+        device, generator = device_of(prefix), torch.Generator().manual_seed(0)
         inverse = self._network(prefix, generator)
         images = dead_leaves(1, knowledge.image_shape, generator).to(device)
         inverse.measure([_passed(prefix, images)])
@@ -177,7 +177,7 @@ class Divide:
 
     def _losses(self, prefix: Prefix, inverse: Backward) -> tuple[Loss, Loss]:
         """Return what the segments are taught by apart, and together."""
-        device = _device(prefix)
+        device = device_of(prefix)
 
         def apart(lesson: Lesson) -> Tensor:
             return inverse.apart(_passed(prefix, lesson[-1].to(device)))
@@ -196,7 +196,7 @@ class Divide:
 
     def _network(self, prefix: Prefix, generator: torch.Generator) -> Backward:
         shapes = [prefix.segments[0].in_shape, *(segment.out_shape for segment in prefix.segments)]
-        return drawn(lambda: Backward(shapes, _picture(prefix), self.width), generator, _device(prefix))
+        return drawn(lambda: Backward(shapes, _picture(prefix), self.width), generator, device_of(prefix))
 
     def _lessons(self, knowledge: Knowledge, generator: torch.Generator) -> tuple[Iterable[Lesson], Iterable[Lesson]]:
         """Return lessons whose last part is pictures."""
@@ -252,10 +252,6 @@ def _passed(prefix: Prefix, images: Tensor) -> list[Tensor]:
     for segment in prefix.segments:
         passed.append(segment.module(passed[-1]))
     return passed
-
-
-def _device(prefix: Prefix) -> torch.device:
-    return next((weight.device for weight in prefix.parameters()), torch.device("cpu"))
 
 
 def _picture(prefix: Prefix) -> tuple[int, int, int]:

@@ -30,7 +30,7 @@ from ..types import (
 )
 from .chores import Chore
 from .generators import FORMS, Generator, load, sha256
-from .inversion import GREY, ended, leak_shape, recover_rows, scaled, sizes, white_box
+from .inversion import GREY, device_of, ended, leak_shape, recover_rows, scaled, sizes, white_box
 
 Fit = Callable[[Tensor], Tensor]
 """From pictures "b 3 h w" to how badly each explains its row, "b"."""
@@ -143,7 +143,7 @@ class Gan:
                     "gan with objective=class needs a classifier, and the attacker has the prefix alone: it runs where "
                     f"the cut lies at the class scores; here {known} and a row of the leak is {leak_shape(prefix)}"
                 )
-        device = next((weight.device for weight in prefix.parameters()), torch.device("cpu"))
+        device = device_of(prefix)
         return prefix, load(self.generator, knowledge.image_shape, device)
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..registry import suggest
+from ..seeding import state_sha256
 from ..types import SeepageError, Shape
 
 FORMS = "module/package.module:function or module/path/to/file.py:function"
@@ -82,11 +83,8 @@ def sha256(text: str) -> str:
     where, _ = _named(text)
     with _blamed(text), _importable(where):
         file = where if where.endswith(".py") else importlib.import_module(where).__file__
-        digest = hashlib.sha256(b"" if file is None else Path(file).read_bytes())
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        code = b"" if file is None else Path(file).read_bytes()
+    return hashlib.sha256(code + state_sha256(network).encode()).hexdigest()
 
 
 def _named(text: str) -> tuple[str, str]:

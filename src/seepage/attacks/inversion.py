@@ -25,6 +25,11 @@ def white_box(knowledge: Knowledge, name: str) -> Prefix:
     return knowledge.prefix
 
 
+def device_of(prefix: Prefix) -> torch.device:
+    """Return the device that a prefix computes on."""
+    return next((weight.device for weight in prefix.parameters()), torch.device("cpu"))
+
+
 def leak_shape(prefix: Prefix) -> Shape:
     """Return the shape of one row of the prefix's leak."""
     return prefix.segments[-1].out_shape

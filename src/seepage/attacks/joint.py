@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..priors import CorrectedDecoder, Corrections, Spectrum, dead_leaves, total_variation
+from ..priors import CorrectedDecoder, Corrections, Spectrum, dead_leaves, log_error, total_variation
 from ..registry import register
 from ..solvers import Adam, LevenbergMarquardt
 from ..solvers.cg import Operator
@@ -30,7 +30,7 @@ from ..types import (
     Status,
 )
 from .chores import Chore
-from .inversion import GREY, determined, ended, leak_shape, recover_rows, scaled, sizes, white_box
+from .inversion import GREY, determined, device_of, ended, leak_shape, recover_rows, scaled, sizes, white_box
 from .learning import drawing
 
 # Weights of total variation, and how they are tried where a leak leaves the picture open.
@@ -125,7 +125,7 @@ class Joint:
         if self.start == "grey":
             grey = self._descent(prefix, self.open_tv or _GREY_TV, self.open_lr)
             return JointRecoverer(self, prefix, knowledge.image_shape, seed, grey, None, None)
-        device = next((weight.device for weight in prefix.parameters()), torch.device("cpu"))
+        device = device_of(prefix)
         decoder, mean = self._corrections.fit(
             prefix, knowledge.image_shape, generator, device=device, progress=progress
         )
@@ -143,7 +143,7 @@ class Joint:
             NotRunError: the attacker has no prefix.
         """
         prefix = white_box(knowledge, "joint")
-        device = next((weight.device for weight in prefix.parameters()), torch.device("cpu"))
+        device = device_of(prefix)
         images = torch.full((rows, *knowledge.image_shape), GREY, device=device, requires_grad=True)
 
         def passed() -> None:
@@ -190,7 +190,7 @@ class Joint:
 
         def error(place: int, rate: float) -> float:
             adam = replace(self._descent(prefix, _LADDER[place], rate), steps=min(self.open_steps, _TRIAL_STEPS))
-            return _log_error(_descended(adam, prefix, start, z)[0], truth)
+            return log_error(_descended(adam, prefix, start, z)[0], truth)
 
         least, rate = min((error(_MIDDLE, rate), rate) for rate in _RATES)
         best = _MIDDLE
@@ -199,7 +199,7 @@ class Joint:
                 least, best = found, best + step
             if best != _MIDDLE:
                 break
-        return self._descent(prefix, _LADDER[best], rate) if least < _log_error(start, truth) else None
+        return self._descent(prefix, _LADDER[best], rate) if least < log_error(start, truth) else None
 
 
 class JointRecoverer(Recoverer):
@@ -275,11 +275,6 @@ def _descended(descent: Adam, prefix: Prefix, start: Tensor, z: tuple[Tensor, Te
         penalty=lambda u: total_variation(spectrum.decode(u)),
     )
     return spectrum.decode(_images(found.x)), found
-
-
-def _log_error(images: Tensor, truth: Tensor) -> float:
-    """The mean log of the mean squared error: minus the mean PSNR, up to a factor."""
-    return float((images - truth).square().flatten(1).mean(1).clamp_min(1e-16).log().mean())
 
 
 def _images(x: Tensor | tuple[Tensor, ...]) -> Tensor:

@@ -23,14 +23,13 @@ from ..types import (
     Images,
     Knowledge,
     Leak,
-    Prefix,
     Progress,
     Recoverer,
     Recovery,
     Shape,
     Status,
 )
-from .inversion import GREY, ended, leak_shape, recover_rows, sizes, white_box
+from .inversion import GREY, device_of, ended, leak_shape, recover_rows, sizes, white_box
 
 _EXACT_WIRES = ("fp32", "fp16")
 
@@ -95,7 +94,7 @@ class Peel:
             NotRunError: the attacker has no prefix.
         """
         prefix, seed = white_box(knowledge, "peel"), generator.initial_seed()
-        grey = torch.full((1, *knowledge.image_shape), GREY, device=_device(prefix))
+        grey = torch.full((1, *knowledge.image_shape), GREY, device=device_of(prefix))
         learned = None
         if self.start == "ridge":
             # The seed alone is saved: fitting again takes seconds and gives the same decoder.
@@ -287,10 +286,6 @@ class _Walk:
     def _distance(self, step: Step, x: Tensor) -> Float[Tensor, "b"]:
         distance: Tensor = (step.segment.module(x) - self.features).flatten(1).norm(dim=1)
         return distance
-
-
-def _device(prefix: Prefix) -> torch.device:
-    return next((weight.device for weight in prefix.parameters()), torch.device("cpu"))
 
 
 def _scattered(found: Tensor, rows: Sequence[int], total: int) -> Tensor:

@@ -66,13 +66,13 @@ def ending(block: nn.Module, x: Float[Tensor, "b ..."]) -> Ending | None:
     """Return how a block ends, None where it does not end in a ReLU module, seen in a run at `x`."""
     with torch.no_grad():
         out, seen, pools = _run(block, x)
-        for call, (module, _, given) in reversed(list(enumerate(seen))):
+        for call, (module, _, gave) in reversed(list(enumerate(seen))):
             ceiling = _CEILINGS[type(module)]
-            if _same(given, out):
+            if _same(gave, out):
                 return Ending(block, call, ceiling, None)
             for pool in pools:
                 # An indices-giving pooling hands on more than maxima.
-                if not pool.return_indices and _same(pooled(pool, given), out):
+                if not pool.return_indices and _same(pooled(pool, gave), out):
                     return Ending(block, call, ceiling, pool)
     return None
 

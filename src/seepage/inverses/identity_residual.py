@@ -33,11 +33,10 @@ class IdentityResidual:
     form, so the walk starts from y, and a third of the passes go to Anderson(`history`), forward runs alone. Trained
     blocks may defeat it. Where it stalled near an answer, Levenberg-Marquardt goes on from there; elsewhere least
     squares from y has minima that are none, and the row starts again from y, by the generic rule where there is a
-    prior, whose fading leads past some of them, else by Levenberg-Marquardt. An answer is
-    taken further in float64, where the residual's rounding times the block's condition would show. The block must be
-    called with an exact y: one that no input gives is fitted by the generic rule, as are blocks without a skip, which
-    give other shapes than they take.
-    `tolerance` is relative to y.
+    prior, whose fading leads past some of them, else by Levenberg-Marquardt. An answer is taken further in float64,
+    where the residual's rounding times the block's condition would show. The block must be called with an exact y: one
+    that no input gives is fitted by the generic rule, as are blocks without a skip, which give other shapes than they
+    take. `tolerance` is relative to y.
     """
 
     recovers: ClassVar[str] = "all of it, where the residual has one fixed point"

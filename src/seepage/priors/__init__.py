@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from .corrections import CorrectedDecoder, Corrections
+from .corrections import CorrectedDecoder, Corrections, log_error
 from .dead_leaves import dead_leaves
 from .ridge import Ridge, RidgeDecoder
 from .spectrum import Spectrum
 from .tv import total_variation
 
-__all__ = ["CorrectedDecoder", "Corrections", "Ridge", "RidgeDecoder", "Spectrum", "dead_leaves", "total_variation"]
+__all__ = [
+    "CorrectedDecoder",
+    "Corrections",
+    "Ridge",
+    "RidgeDecoder",
+    "Spectrum",
+    "dead_leaves",
+    "log_error",
+    "total_variation",
+]

@@ -11,13 +11,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..types import Progress
-from .dead_leaves import dead_leaves
-from .ridge import Layout, Moments, Ridge, RidgeDecoder, best_ridge, patches_of, resized, tiles_of, untiled
+from .ridge import (
+    CHUNK,
+    Layout,
+    Ridge,
+    RidgeDecoder,
+    best_ridge,
+    held_out,
+    moments,
+    patches_of,
+    resized,
+    tiles_of,
+    untiled,
+)
 
 _PATCHES = (5, 3, 1)
 _WIDEST = 1200
-_ROWS_PER_UNKNOWN = 60
-_CHUNK = 12
 _PIXELS, _FEWEST, _MOST = 2**20, 24, 256
 # A correction that lowers the mean log error by less is not worth its pass.
 _LEAST_GAIN = 0.01
@@ -140,12 +149,12 @@ class Corrections:
         """Return the decoder and the synthetic pictures' mean features, "1 ..."; arguments as in `Ridge.fit`."""
         told = progress or (lambda done, what: None)
         count = self.count(image_shape)
-        drawn = [dead_leaves(min(_CHUNK, count - first), image_shape, generator) for first in range(0, count, _CHUNK)]
-        truth = torch.cat(drawn).to(device)
-        with torch.no_grad():
-            features = torch.cat([prefix(some).float() for some in torch.split(truth, _CHUNK)])
+        ridge = Ridge(count)
+        truth, features = ridge.examples(
+            prefix, image_shape, generator, device=device, progress=lambda done, what: told(0.2 * done, what)
+        )
         told(0.2, "ridge decoder")
-        decoder = Ridge(count).regress(truth, features, image_shape, generator)
+        decoder = ridge.regress(truth, features, image_shape, generator)
         mean = features.mean(0, keepdim=True)
         bare = CorrectedDecoder(prefix, decoder)
         widths = _widths(decoder)
@@ -176,20 +185,16 @@ class _Study:
     features: Tensor
     generator: torch.Generator
 
-    @property
-    def held(self) -> int:
-        """How many of the first pictures are held out."""
-        return max(len(self.truth) // 4, 1)
-
     def error(self, images: Tensor) -> float:
         """Return the mean log error of the pictures held out."""
-        return _log_error(images[: self.held], self.truth[: self.held])
+        held = held_out(len(images))
+        return log_error(images[:held], self.truth[:held])
 
     def correction(self, images: Tensor, widths: Mapping[str, tuple[int, int]]) -> tuple[Correction, Tensor]:
         """Return the step that serves best from here, and the pictures after it."""
         off, pull = _pulled(self.prefix, images, self.features)
         correction = self._regressed(images, off, pull, widths)
-        steps = zip(torch.split(images, _CHUNK), torch.split(off, _CHUNK), torch.split(pull, _CHUNK), strict=True)
+        steps = zip(torch.split(images, CHUNK), torch.split(off, CHUNK), torch.split(pull, CHUNK), strict=True)
         return correction, torch.cat([correction(*some) for some in steps])
 
     def preconditioner(self, images: Tensor, widths: Mapping[str, tuple[int, int]]) -> Preconditioner | None:
@@ -210,15 +215,13 @@ class _Study:
         tensors = {"scale": torch.where(scale > 0, scale, 1.0), "strength": pull.std().clamp_min(1e-30)}
         bare = Correction(self.decoder.layout, self.decoder.block, tensors)
         unknowns = [width * size**2 for width, size in widths.values()]
-        rows = math.ceil(_ROWS_PER_UNKNOWN * sum(unknowns) / len(images))
-        fitted, kept = Moments(), Moments()
-        for index in range(len(images)):
-            one = slice(index, index + 1)
+
+        def rows_of(one: slice) -> tuple[Tensor, Tensor]:
             parts = bare.inputs(images[one], off[one], pull[one])
             x = torch.cat([patches_of(parts[name], size) for name, (_, size) in widths.items()], 2)[0]
-            y = bare.wanted(images[one], self.truth[one])[0]
-            chosen = torch.randperm(len(x), generator=self.generator)[:rows].to(x.device)
-            (kept if index < self.held else fitted).add(x[chosen], y[chosen])
+            return x, bare.wanted(images[one], self.truth[one])[0]
+
+        fitted, kept = moments(rows_of, len(images), sum(unknowns), self.generator)
         weight, bias = fitted.solve(best_ridge(fitted, kept))
         for (name, (width, size)), part in zip(widths.items(), torch.split(weight.float(), unknowns), strict=True):
             tensors[name] = part.T.reshape(-1, width, size, size)
@@ -241,7 +244,7 @@ def _widths(decoder: RidgeDecoder) -> dict[str, tuple[int, int]] | None:
 def _pulled(prefix: PrefixFunction, images: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
     """Return leak - prefix(images) and J^T of it."""
     offs, pulls = [], []
-    for some, leak in zip(torch.split(images, _CHUNK), torch.split(features, _CHUNK), strict=True):
+    for some, leak in zip(torch.split(images, CHUNK), torch.split(features, CHUNK), strict=True):
         x = some.detach().requires_grad_()
         with torch.enable_grad():
             # A copy: a prefix may begin in place, which autograd forbids on a leaf.
@@ -262,5 +265,6 @@ def _convolved(part: Tensor, kernel: Tensor) -> Tensor:
     return nn.functional.conv2d(nn.functional.pad(part, [half] * 4, mode="replicate"), kernel)
 
 
-def _log_error(images: Tensor, truth: Tensor) -> float:
+def log_error(images: Float[Tensor, "b c h w"], truth: Float[Tensor, "b c h w"]) -> float:
+    """Return the mean log of the mean squared error: minus the mean PSNR, up to a factor."""
     return float((images - truth).square().flatten(1).mean(1).clamp_min(1e-16).log().mean())

@@ -20,7 +20,8 @@ _BLOCK = 8
 _EXTRA_TOKENS = 9
 _THUMBNAIL = 16
 _RIDGES = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-_CHUNK = 12
+CHUNK = 12
+"""How many pictures are drawn, and run, together."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +113,30 @@ class Ridge:
         `prefix` maps "b c h w" in [0, 1] to "b ..."; the pictures come from `generator`, whatever the device.
         """
         told = progress or (lambda done, what: None)
-        images, features = [], []
-        for first in range(0, self.pictures, _CHUNK):
-            told(0.8 * first / self.pictures, "synthetic pictures")
-            drawn = dead_leaves(min(_CHUNK, self.pictures - first), image_shape, generator)
-            images.append(drawn)
-            features.append(prefix(drawn.to(device)).float())
-        image, feature = torch.cat(images).to(device), torch.cat(features)
+        image, feature = self.examples(
+            prefix, image_shape, generator, device=device, progress=lambda done, what: told(0.8 * done, what)
+        )
         told(0.8, "ridge decoder")
-        decoder = self.regress(image, feature, image_shape, generator)
-        return decoder, feature.mean(0, keepdim=True)
+        return self.regress(image, feature, image_shape, generator), feature.mean(0, keepdim=True)
+
+    @torch.no_grad()
+    def examples(
+        self,
+        prefix: Callable[[Tensor], Tensor],
+        image_shape: tuple[int, int, int],
+        generator: torch.Generator,
+        *,
+        device: torch.device,
+        progress: Progress,
+    ) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n ..."]]:
+        """Return the synthetic pictures and their features, on the device."""
+        images, features = [], []
+        for first in range(0, self.pictures, CHUNK):
+            progress(first / self.pictures, "synthetic pictures")
+            drawn = dead_leaves(min(CHUNK, self.pictures - first), image_shape, generator).to(device)
+            images.append(drawn)
+            features.append(prefix(drawn).float())
+        return torch.cat(images), torch.cat(features)
 
     def regress(
         self, image: Tensor, feature: Tensor, image_shape: tuple[int, int, int], generator: torch.Generator
@@ -140,15 +155,11 @@ class Ridge:
         bare = RidgeDecoder(layout, image_shape, patch, block, tensors)
         standard = bare._standardise(grid)
         target = resized(image, (rows * block[0], columns * block[1]))
-        width = standard.shape[1] * patch * patch
-        wanted = math.ceil(_ROWS_PER_UNKNOWN * width / len(image))
-        held = max(len(image) // 4, 1)
-        fitted, kept = Moments(), Moments()
-        for index in range(len(image)):
-            x = patches_of(standard[index : index + 1], patch)[0]
-            y = tiles_of(target[index : index + 1], block)[0]
-            chosen = torch.randperm(len(x), generator=generator)[:wanted].to(x.device)
-            (kept if index < held else fitted).add(x[chosen], y[chosen])
+
+        def rows_of(one: slice) -> tuple[Tensor, Tensor]:
+            return patches_of(standard[one], patch)[0], tiles_of(target[one], block)[0]
+
+        fitted, kept = moments(rows_of, len(image), standard.shape[1] * patch * patch, generator)
         weight, bias = (fitted + kept).solve(best_ridge(fitted, kept))
         tensors |= {"weight": weight.float(), "bias": bias.float()}
         return RidgeDecoder(layout, image_shape, patch, block, tensors)
@@ -191,9 +202,31 @@ class Moments:
         return float(fit + 2 * bias @ (x @ weight - y) + self.n * bias @ bias)
 
 
-def best_ridge(fitted: Moments, held_out: Moments) -> float:
+def held_out(count: int) -> int:
+    """Return how many of `count` pictures, the first ones, choose instead of being fitted."""
+    return max(count // 4, 1)
+
+
+def moments(
+    rows_of: Callable[[slice], tuple[Tensor, Tensor]], count: int, unknowns: int, generator: torch.Generator
+) -> tuple[Moments, Moments]:
+    """Return the moments of the pictures to fit, and of those held out.
+
+    `rows_of` maps a slice of one picture to inputs "r d" and outputs "r k"; of each picture as many rows are drawn as
+    make some sixty an unknown.
+    """
+    wanted = math.ceil(_ROWS_PER_UNKNOWN * unknowns / count)
+    fitted, kept = Moments(), Moments()
+    for index in range(count):
+        x, y = rows_of(slice(index, index + 1))
+        chosen = torch.randperm(len(x), generator=generator)[:wanted].to(x.device)
+        (kept if index < held_out(count) else fitted).add(x[chosen], y[chosen])
+    return fitted, kept
+
+
+def best_ridge(fitted: Moments, kept: Moments) -> float:
     """Return the ridge whose fit serves the rows held out best."""
-    return min(_RIDGES, key=lambda ridge: held_out.error(*fitted.solve(ridge)))
+    return min(_RIDGES, key=lambda ridge: kept.error(*fitted.solve(ridge)))
 
 
 def _block(layout: Layout, image_shape: tuple[int, int, int]) -> tuple[int, int]:

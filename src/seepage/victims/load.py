@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 from .. import registry
+from ..seeding import state_sha256
 from ..types import SeepageError
 from .families import spread
 from .source import Exemplary, File, Network, Random, Request, Source, Tag, Weights
-from .victim import UnknownVictimError, Victim, WeightsError, state_sha256
+from .victim import UnknownVictimError, Victim, WeightsError
 from .weights import SUFFIXES, seeded
 
 _GRAMMAR = "a victim is SOURCE/NAME[@WEIGHTS]"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -43,12 +41,3 @@ class Victim:
     defaults: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
     scores: bool = False
-
-
-def state_sha256(model: nn.Module) -> str:
-    """Return the SHA-256 over names, types, shapes and bytes of a model's state, the same on every machine."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
