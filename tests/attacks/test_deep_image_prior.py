@@ -103,7 +103,7 @@ def test_a_prefix_that_gives_nan_fails_its_row() -> None:
 def test_any_size_is_drawn(shape: tuple[int, int, int]) -> None:
     prefix = TinyPrefix(shape, [nn.Conv2d(3, 4, 3, 2, 1)], ["conv"])
     truth = torch.full((1, *shape), 0.3)
-    recovery = fitted("deep-image-prior:steps=60,channels=4", prefix, shape).recover(leak(prefix(truth)), draws(1))
+    recovery = fitted("deep-image-prior:steps=150,channels=4", prefix, shape).recover(leak(prefix(truth)), draws(1))
     assert images(recovery).shape == (1, *shape)
     assert psnr(images(recovery), truth).item() > 15
 
