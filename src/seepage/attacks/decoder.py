@@ -34,6 +34,7 @@ from .chores import Chore
 from .inversion import recover_rows
 from .learning import Course, Lesson, Moments, Pairs, Source, drawing, kept_back, public, rows_to_select_on, synthetic
 from .networks import SLOPE, SavedAttackError, drawn, read, write
+from .parameters import within
 
 _THINNEST = 16
 
@@ -56,11 +57,11 @@ class Decoder:
     """
 
     train: Source = "synthetic"
-    pictures: int = 384
-    steps: int = 800
-    batch: int = 8
+    pictures: int = within(384, least=2)
+    steps: int = within(800, least=1)
+    batch: int = within(8, least=1)
     lr: float = 3e-3
-    width: int = 64
+    width: int = within(64, least=1)
 
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
         "quick": {"pictures": 96, "steps": 100},

@@ -29,6 +29,7 @@ from ..types import (
 from .chores import Chore
 from .inversion import GREY, device_of, ended, leak_shape, recover_rows, sizes, white_box
 from .networks import SLOPE, drawn
+from .parameters import within
 
 _NOISE = 0.1
 _SMALLEST = 4
@@ -53,10 +54,10 @@ class DeepImagePrior:
 
     steps: int = 1000
     lr: float = 0.02
-    channels: int = 16
+    channels: int = within(16, least=1)
     depth: int = 5
     jitter: float = 0.003
-    average: float = 0.95
+    average: float = within(0.95, most=1)
     tolerance: float = 1e-3
 
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {

@@ -31,6 +31,7 @@ from .chores import Chore
 from .inversion import determined, device_of, ended, leak_shape, recover_rows, scaled, sizes, white_box
 from .learning import Course, Lesson, Pairs, Source, drawing, kept_back, public, rows_to_select_on, synthetic
 from .networks import SavedAttackError, drawn, read, write
+from .parameters import within
 
 Loss = Callable[[Lesson], Tensor]
 
@@ -62,11 +63,11 @@ class Divide:
     """
 
     train: Source = "synthetic"
-    pictures: int = 240
-    steps: int = 600
-    batch: int = 8
+    pictures: int = within(240, least=2)
+    steps: int = within(600, least=2)
+    batch: int = within(8, least=1)
     lr: float = 3e-3
-    width: int = 48
+    width: int = within(48, least=1)
     cycle: float = 0.3
     refine: int = 100
     tv: float = 0.1

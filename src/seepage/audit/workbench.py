@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import data, pictures, registry, seeding, victims, wire
 from ..attacks import controls
+from ..attacks.parameters import require_sensible
 from ..data.features import open_leak
 from ..data.source import PictureSource
 from ..metrics.identity import IdentityMetric, needs
@@ -99,10 +100,15 @@ class Workbench:
         return Cut(index=row.index, shape=row.shape, macs_before=row.macs_before, macs_after=row.macs_after)
 
     def attack(self, text: str) -> Attack:
-        """Build an attack at the request's effort."""
+        """Build an attack at the request's effort.
+
+        Raises:
+            SeepageError: no such attack or parameter, or a value that it cannot have.
+        """
         name, _ = registry.parse(text)
         efforts = registry.get("attack", name).efforts
         attack: Attack = registry.build("attack", text, efforts.get(self.request.effort, {}))
+        require_sensible(attack, name)
         return attack
 
     @cached_property
