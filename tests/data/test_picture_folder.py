@@ -124,6 +124,7 @@ GOOD = {"file_name": "a.png"}
         ({"file_name": "b.png", "captions": "a dog"}, 'captions is a list of sentences, got "a dog"'),
         ({"file_name": "b.png", "captions": ["a dog", 3]}, "captions is a list of sentences, got 3"),
         ({"file_name": "b.png", "captions": [" "]}, "captions is a list of sentences"),
+        ({"file_name": "b.png", "captions": ["x", "y " * 10**6]}, "captions takes at most 10,000 characters at a time"),
         ({"file_name": "b.png", "label": 1.5}, "label is the name of a class, or its number from 0, got 1.5"),
         ({"file_name": "b.png", "label": True}, "label is the name of a class, or its number from 0, got true"),
         ({"file_name": "b.png", "label": -1}, "label is the name of a class"),

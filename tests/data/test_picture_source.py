@@ -53,7 +53,7 @@ def test_samples_refuse_what_they_lack():
         "samples/": "names no split",
         "samples/default@/tmp": "leave out '@/tmp'",
         "sample/default": "did you mean 'samples/default'",
-        "no-such-thing-anywhere": "data sets: chestxray, cifar10, folder, orl, samples, as NAME/SPLIT",
+        "no-such-thing-anywhere": "data sets: chestxray, cifar10, coco, flickr8k, folder, imagenet, .*, as NAME/SPLIT",
         "": "no folder, picture or data set is called ''",
     }.items():
         with pytest.raises(SeepageError, match=words) as caught:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .. import registry
 from ..types import SeepageError
+from .disjoint import OverlapError, Shared, require_disjoint, shared
 from .features import LeakFileError, check_leak, open_leak, read_features, read_header, read_leak
 from .folder import open_file, open_folder
 from .samples import samples
@@ -19,7 +20,9 @@ __all__ = [
     "Batch",
     "Entry",
     "LeakFileError",
+    "OverlapError",
     "PictureSource",
+    "Shared",
     "batches",
     "check_leak",
     "load_batch",
@@ -28,6 +31,8 @@ __all__ = [
     "read_features",
     "read_header",
     "read_leak",
+    "require_disjoint",
+    "shared",
     "write_leak",
     "writing_leak",
 ]

@@ -1,4 +1,4 @@
-"""Pictures out of tar and zip archives: unpacked once, into the cache, under the hash of the archive."""
+"""Pictures out of tar and zip archives, unpacked once into the cache under the hash of the archive; texts, read."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from .. import assets
 from ..files import printable
-from ..pictures import EXTENSIONS, file_sha256
+from ..pictures import EXTENSIONS
 from ..types import SeepageError
+from .hashes import remembered_sha256
 
+_LARGEST_TEXT = 1 << 29
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
 
 
@@ -47,17 +49,38 @@ def folder_of(path: Path | None, name: str, expected: str) -> Path:
         ) from error
 
 
+def files_of(path: Path, wanted: Callable[[PurePosixPath], bool], name: str) -> dict[PurePosixPath, bytes]:
+    """Return the bytes of those files inside an archive of `name`, DATASET/SPLIT, that are `wanted` by their path.
+
+    Raises:
+        SeepageError: no archive, a damaged one, one that cannot be read, or a file of more than half a gigabyte.
+    """
+    found = {}
+    try:
+        if not (tarfile.is_tarfile(path) or zipfile.is_zipfile(path)):
+            raise SeepageError(f"{name}: {printable(path)} is no folder, tar or zip, or a damaged one")
+        for inner, stream in _members(path, wanted):
+            found[inner] = stream.read(_LARGEST_TEXT + 1)
+            if len(found[inner]) > _LARGEST_TEXT:
+                raise SeepageError(f"{name}: {inner} in {printable(path)} is larger than {_LARGEST_TEXT >> 20} MiB")
+    except _DAMAGE as error:
+        raise SeepageError(f"{name}: {printable(path)} is a damaged archive: {error}") from error
+    except OSError as error:
+        raise SeepageError(f"{name}: cannot read {printable(path)}: {error.strerror or error}") from error
+    return found
+
+
 def _unpacked(archive: Path, name: str, expected: str) -> Path:
     if not (tarfile.is_tarfile(archive) or zipfile.is_zipfile(archive)):
         raise SeepageError(f"{name}: {printable(archive)} is no folder, tar or zip; expected {expected}")
-    place = assets.home() / "pictures" / file_sha256(archive)[:16]
+    place = assets.home() / "pictures" / remembered_sha256(archive)[:16]
     if place.is_dir():
         return place
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=".part-") as folder:
         fresh = Path(folder, "pictures")
         fresh.mkdir()
-        for inner, stream in _pictures(archive):
+        for inner, stream in _members(archive, _is_picture):
             target = fresh / inner
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as out:
@@ -73,26 +96,28 @@ def _unpacked(archive: Path, name: str, expected: str) -> Path:
     return place
 
 
-def _pictures(archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
+def _members(archive: Path, wanted: Callable[[PurePosixPath], bool]) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
             for entry in zipped.infolist():
                 inner = PurePosixPath(entry.filename)
-                if not entry.is_dir() and _wanted(inner):
+                if not entry.is_dir() and _inside(inner) and wanted(inner):
                     with zipped.open(entry) as stream:
                         yield inner, stream
         return
     with tarfile.open(archive) as tarred:
         for member in tarred:
             inner = PurePosixPath(member.name)
-            if member.isreg() and _wanted(inner):
+            if member.isreg() and _inside(inner) and wanted(inner):
                 opened = tarred.extractfile(member)
                 assert opened is not None
                 with opened as stream:
                     yield inner, stream
 
 
-def _wanted(inner: PurePosixPath) -> bool:
-    if inner.is_absolute() or any(part == ".." or part.startswith(".") for part in inner.parts):
-        return False
+def _inside(inner: PurePosixPath) -> bool:
+    return not inner.is_absolute() and not any(part == ".." or part.startswith(".") for part in inner.parts)
+
+
+def _is_picture(inner: PurePosixPath) -> bool:
     return inner.suffix.lower() in EXTENSIONS

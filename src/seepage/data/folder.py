@@ -17,11 +17,12 @@ from ..files import printable
 from ..pictures import EXTENSIONS
 from ..registry import register, suggest
 from ..types import SeepageError
+from .published import LONGEST_CAPTION
 from .source import Entry, PictureSource, require_split
 
 METADATA = "metadata.jsonl"
 
-_Sentence = Annotated[str, Field(pattern=r"\S")]
+_Sentence = Annotated[str, Field(pattern=r"\S", max_length=LONGEST_CAPTION)]
 _EXPECTED = {
     "file_name": "a path relative to the folder",
     "captions": "a list of sentences",
@@ -170,6 +171,8 @@ def _complaint(error: ValidationError) -> str:
         return f"there is no field {key!r}{suggest(key, _EXPECTED)}"
     if first["type"] == "missing":
         return f"{key} is missing: {_EXPECTED[key]}"
+    if first["type"] == "string_too_long":
+        return f"{key} takes at most {LONGEST_CAPTION:,} characters at a time, got {len(first['input']):,}"
     return f"{key} is {_EXPECTED[key]}, got {json.dumps(first['input'])[:80]}"
 
 

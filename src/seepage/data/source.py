@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..pictures import UnreadablePictureError, file_sha256
+from ..pictures import UnreadablePictureError
 from ..registry import suggest
 from ..types import PictureFile, Pictures, SeepageError
+from .hashes import remembered_sha256
 
 UNLABELLED = -1
 """The label, in a batch, of a picture that has none in a source where others have one."""
@@ -36,7 +37,7 @@ class Entry:
     def file_sha256(self) -> str:
         """The SHA-256 of the file's bytes; empty where they cannot be read, which loading then reports."""
         try:
-            return file_sha256(self.path)
+            return remembered_sha256(self.path)
         except UnreadablePictureError:
             return ""
 
