@@ -108,6 +108,21 @@ def test_every_kind_of_picture_is_read(victim: str, tmp_path: Path, seepage: Run
     assert "sixteen.png" in lines
 
 
+def test_a_sliver_among_pictures_costs_itself_alone_and_is_named(
+    victim: str, folder: Path, tmp_path: Path, seepage: Run
+) -> None:
+    Image.new("RGB", (1, 5000)).save(folder / "0-sliver.png")
+    (folder / "torn.jpg").write_bytes(b"\xff\xd8\xff and nothing more")
+    arguments = ("--attack", "rmle:steps=2", "--layer", "mix", "--metric", "mse", "-o", tmp_path / "o")
+    for _ in range(2):  # the second time from the record
+        code, _, err = seepage("audit", victim, folder, *arguments)
+        assert code == 0, err
+        assert "seepage: failed: 0-sliver.png: a picture of 1x5000" in err
+        assert err.count("torn.jpg") == 1
+    (line,) = (tmp_path / "o" / "results.jsonl").read_text().splitlines()
+    assert line.count('"status":"failed"') == 2
+
+
 def test_a_bomb_is_refused_before_decoding(victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:
     Image.new("1", (20000, 20000)).save(folder / "bomb.png")
     arguments = ("--attack", "rmle:steps=2", "--layer", "mix", "--metric", "mse", "-o", tmp_path / "o")

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from .. import seeding
 from ..metrics.identity import IdentityMetric
-from ..pictures import UnreadablePictureError
-from ..types import Images, Metric, Pictures, Recoverer, Recovery, SplitModel, Status
+from ..types import Images, Metric, Pictures, Recoverer, Recovery, SeepageError, SplitModel, Status
 from .rows import take, take_recovery
 from .workbench import Workbench, residuals
 
@@ -131,7 +130,7 @@ class Scorer:
             entry = self._bench.source.entries[other]
             try:
                 return Pictures(self._split.load(entry.path)[None], (entry.id,))
-            except UnreadablePictureError:
+            except SeepageError:  # unreadable, or a shape that the victim does not take
                 continue
         return None
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..audit.workbench import Workbench
 
 _CONDITION = re.compile(r"^\s*(?P<metric>\w+)(?:\.(?P<statistic>\w+))?\s*(?P<sign>[<>])\s*(?P<limit>[-+.\deE]+)\s*$")
+_NAMED = 10
 _STATISTICS = tuple(name for name in Stats.model_fields if name not in ("n", "n_failed", "corpus"))
 
 Many = list[str] | None
@@ -114,6 +115,8 @@ def audit(
     with _Progress({job.key: item.seconds for job, item in zip(grid, expected)}) as progress:
         cells = run_audit(request, folder, listener=progress, bench=bench, debug=debug)
     path = _finish(folder, cells, request.redact)
+    for sentence in _lost(cells):
+        note(sentence)
     held = _held(conditions, cells)
     for sentence in held:
         note(sentence)
@@ -238,6 +241,15 @@ def _unseen(conditions: Sequence[_Condition], cells: Sequence[Cell]) -> str:
             reason = next((cell.message for cell in cells if cell.message), "no attack here gives what it reads")
             return f"--fail-if {condition.text!r}: no cell measured {condition.metric}: {reason}"
     return ""
+
+
+def _lost(cells: Sequence[Cell]) -> list[str]:
+    """Return a sentence for each sample that a finished cell lost, but for the many: the table shows what is left."""
+    lost = [sample for cell in cells if cell.status == "done" for sample in cell.samples if sample.status == "failed"]
+    named = (item.message if item.id in item.message else f"{item.id}: {item.message}" for item in lost)
+    found = list(dict.fromkeys(f"seepage: failed: {message}" for message in named))
+    more = len(found) - _NAMED
+    return found if more <= 0 else [*found[:_NAMED], f"seepage: failed: {more} more, named in the report"]
 
 
 def _held(conditions: Sequence[_Condition], cells: Sequence[Cell]) -> list[str]:
