@@ -144,6 +144,19 @@ def test_a_picture_without_a_row_is_a_failed_sample_and_a_foreign_dump_is_refuse
     assert not (tmp_path / "b").exists()
 
 
+def test_a_dump_with_two_rows_of_one_picture_is_refused(
+    victim: str, folder: Path, tmp_path: Path, seepage: Run
+) -> None:
+    leak = api.read_leak(written(victim, folder, tmp_path / "leak.safetensors", seepage))
+    twice = tmp_path / "twice.safetensors"
+    api.write_leak(dataclasses.replace(leak, ids=("1.png", *leak.ids[1:])), twice)
+    base = ("audit", victim, folder, *QUICK, "--layer", "wide", "--leak", twice, "-o", tmp_path / "o")
+    code, _, err = seepage(*base)
+    assert code == 2
+    assert "more than one row for '1.png'" in err
+    assert not (tmp_path / "o").exists()
+
+
 def test_what_a_dump_says_it_carries_is_in_the_record(victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:
     leak = api.read_leak(written(victim, folder, tmp_path / "leak.safetensors", seepage))
     header = dataclasses.replace(leak.header, defenses=("gaussian:sigma=0.0",))

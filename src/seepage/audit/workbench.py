@@ -277,13 +277,16 @@ class Workbench:
         """The dump's row of each picture that it has one of: by its ids, else in order.
 
         Raises:
-            RequestError: the dump has no row of any picture, or has no ids and another number of rows.
+            RequestError: the dump has no row of any picture, two of one, or no ids and another number of rows.
         """
         if self.stored is None:
             return {}
         ids, path = self.stored.ids, self.request.leak
         if ids is not None:
             rows = {name: row for row, name in enumerate(ids)}
+            if len(rows) < len(ids):
+                twice = next(name for row, name in enumerate(ids) if rows[name] != row)
+                raise RequestError(f"--leak {path} has more than one row for {twice!r}; expected one a picture")
             found = {i: rows[entry.id] for i, entry in enumerate(self.source.entries) if entry.id in rows}
             if not found:
                 first = self.source.entries[0].id
