@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,6 +188,10 @@ class Payload:
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".th", ".bin"])
 def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path, suffix: str) -> None:
+    bare = tmp_path / f"bare{suffix}"
+    bare.write_bytes(pickle.dumps(Payload(tmp_path / "ran"), protocol=4))  # torch warns of this protocol
+    with pytest.raises(victims.WeightsError, match="could run code"):
+        victims.load(f"{RESNET}@{bare}")
     torch.save({"state_dict": Payload(tmp_path / "ran")}, tmp_path / f"w{suffix}")
     with pytest.raises(victims.WeightsError, match="could run code"):
         victims.load(f"{RESNET}@{tmp_path}/w{suffix}")
