@@ -76,6 +76,24 @@ def test_an_unreadable_line_in_the_middle_is_named(tmp_path: Path) -> None:
         Store(tmp_path).cells()
 
 
+def test_bytes_that_are_no_text_are_named_by_their_line(tmp_path: Path) -> None:
+    with Store(tmp_path).opened() as store:
+        store.append(cell())
+    store.results.write_bytes(b"\xff\xfe\x00\n" + store.results.read_bytes())
+    with pytest.raises(StoreError, match="line 1"):
+        store.cells()
+
+
+@pytest.mark.parametrize("damage", [b"@@@@\n", b"\xff\xfe\n", b"{}\n", b"\n"])
+def test_a_damaged_sample_of_an_unfinished_cell_is_computed_anew(damage: bytes, tmp_path: Path) -> None:
+    with Store(tmp_path).opened() as store:
+        store.finish("key", line(0))
+        (journal,) = (tmp_path / "partial").iterdir()
+        journal.write_bytes(journal.read_bytes() + damage)
+        store.finish("key", line(2))
+        assert store.finished("key") == {0: line(0), 2: line(2)}
+
+
 def test_finished_samples_survive_and_go_with_their_cell(tmp_path: Path) -> None:
     with Store(tmp_path).opened() as store:
         store.finish("k", line(2))

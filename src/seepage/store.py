@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import Field
@@ -74,7 +74,7 @@ class Store:
         if not self.results.exists():
             return {}
         found: dict[str, Cell] = {}
-        with _explained(self.folder), self.results.open(encoding="utf-8") as file:
+        with _explained(self.folder), self.results.open(encoding="utf-8", errors="backslashreplace") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith("\n"):
                     continue
@@ -96,15 +96,19 @@ class Store:
             self._journal(cell.key).unlink(missing_ok=True)
 
     def finished(self, key: str) -> dict[int, SampleLine]:
-        """Return the finished samples of an unfinished cell, by their index in the data."""
+        """Return the finished samples of an unfinished cell, by their index in the data; a damaged line is none."""
         journal = self._journal(key)
         if not journal.exists():
             return {}
         with _explained(self.folder):
             _repair(journal)
-            text = journal.read_text(encoding="utf-8")
-        lines = (SampleLine.model_validate_json(line) for line in text.split("\n") if line)
-        return {line.index: line for line in lines}
+            text = journal.read_text(encoding="utf-8", errors="backslashreplace")
+        found: dict[int, SampleLine] = {}
+        for text_line in text.split("\n"):
+            with suppress(ValueError):  # what cannot be read is computed anew
+                line = SampleLine.model_validate_json(text_line)
+                found[line.index] = line
+        return found
 
     def finish(self, key: str, line: SampleLine) -> None:
         """Write one finished sample durably: it survives a kill of the cell it belongs to."""
