@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -481,6 +482,12 @@ def test_ctrl_c_says_how_to_resume(victim: str, folder: Path, tmp_path: Path) ->
         time.sleep(0.05)
     time.sleep(1)
     child.send_signal(signal.SIGINT)
+    ready, _, _ = select.select([child.stderr], [], [], 60)
+    assert ready
+    deadline = time.time() + 60
+    while child.poll() is None and time.time() < deadline:  # an impatient person, while the libraries are taken down
+        child.send_signal(signal.SIGINT)
+        time.sleep(0.002)
     out, err = child.communicate(timeout=60)
     assert child.returncode == 130
     assert "same command goes on" in err.splitlines()[-1]

@@ -13,6 +13,12 @@ import seepage as api
 Run = Callable[..., tuple[int, str, str]]
 
 
+def test_help_and_the_first_seconds_do_without_torch() -> None:
+    """A Ctrl-C while a library loads is the command line's to answer, so it stands before they load."""
+    script = "import sys; import seepage.cli; seepage.cli.run(['--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
+
+
 def test_layers_lists_legal_cuts(victim: str, seepage: Run) -> None:
     code, out, err = seepage("layers", victim, "--json")
     assert code == 0, err

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 
 import typer
 
-from ..types import SeepageError
 from . import audit, files, lists
 from .console import complain
 
@@ -29,7 +29,13 @@ for module in (audit, files, lists):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 a --fail-if holds, 2 bad input, 3 cells failed, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    sys.exit(run(arguments))
+    try:
+        code = run(arguments)
+    except KeyboardInterrupt:  # typer turns only those into a code that come while a command runs
+        code = INTERRUPTED
+    # Whoever presses twice would otherwise see how the interpreter takes its libraries down.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -43,15 +49,15 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         complain(error.format_message() if hasattr(error, "format_message") else str(error))
         return USAGE
-    except (SeepageError, OSError) as error:
-        if debug:
-            raise
-        complain(str(error))
-        return USAGE
     # The last line of defence: a person gets one line and a way to the traceback, whatever broke.
     except Exception as error:
         if debug:
             raise
+        from ..types import SeepageError  # brings torch, which takes seconds that help and a first Ctrl-C should not
+
+        if isinstance(error, SeepageError | OSError):
+            complain(str(error))
+            return USAGE
         reason = (str(error).splitlines() or [""])[0]
         complain(f"unexpected {type(error).__name__}: {reason}; --debug shows where")
         return FAILED
