@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from seepage.cli import run
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -150,6 +153,34 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "Traceback" in ran.stderr
     assert ran.returncode != 0
+
+
+def test_no_argument_at_all_is_answered_with_the_help(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run([]) == 2
+    said = capfd.readouterr()
+    assert len(said.out.splitlines()) > 10
+    assert said.err == ""
+
+
+def test_a_report_of_nothing_is_refused(tmp_path: Path, seepage: Run) -> None:
+    (tmp_path / "results.jsonl").touch()
+    code, _, err = seepage("report", tmp_path)
+    assert code == 2
+    assert "no finished cell" in err
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_stdout_that_cannot_say_it_ends_nothing(encoding: str, victim: str, folder: Path, tmp_path: Path) -> None:
+    out = os.fsencode(tmp_path) + b"/caf\xe9"
+    command = [sys.executable, "-m", "seepage", "audit", victim, str(folder), "--layer", "mix", "--metric", "mse"]
+    command += ["--attack", "rmle:steps=2", "-o", os.fsdecode(out)]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert os.path.exists(out + b"/report.html")
+    if encoding == "utf-8":
+        assert ran.stdout.splitlines()[-1] == out + b"/report.html"
 
 
 def test_a_spec_file_serves_and_options_win(victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:

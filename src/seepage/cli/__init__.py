@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,7 +18,6 @@ USAGE, FAILED, INTERRUPTED = 2, 3, 130
 app = typer.Typer(
     name="seepage",
     help="Measure how much of a private input seeps through a vision model's intermediate features.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -29,6 +30,10 @@ for module in (audit, files, lists):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 a --fail-if holds, 2 bad input, 3 cells failed, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A path may be any bytes and a table has a star: neither may end an audit where stdout cannot say them.
+        says_all = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+        sys.stdout.reconfigure(errors="surrogateescape" if says_all else "backslashreplace")
     try:
         code = run(arguments)
     except KeyboardInterrupt:  # typer turns only those into a code that come while a command runs
@@ -42,6 +47,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; every error is one line on stderr, unless `--debug` is given."""
     debug = "--debug" in arguments
     try:
+        if not arguments:
+            app(args=["--help"], prog_name="seepage", standalone_mode=False)
+            return USAGE
         code = app(args=list(arguments), prog_name="seepage", standalone_mode=False)
         if code == INTERRUPTED:  # typer turns a KeyboardInterrupt into this
             complain("interrupted; what is finished is kept, and the same command goes on from there")

@@ -140,6 +140,8 @@ def report(
     if not (folder / RESULTS).exists():
         raise StoreError(f"no {RESULTS} in {folder}; expected the output folder of an audit, as its -o named it")
     cells = list(Store(folder).cells().values())
+    if not cells:
+        raise StoreError(f"{folder} holds no finished cell yet; the same audit again with -o {folder} finishes some")
     say(str(_finish(folder, cells, redact)))
     return 0
 
