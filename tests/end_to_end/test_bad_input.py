@@ -183,6 +183,16 @@ def test_stdout_that_cannot_say_it_ends_nothing(encoding: str, victim: str, fold
         assert ran.stdout.splitlines()[-1] == out + b"/report.html"
 
 
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_a_closed_stream_ends_nothing(closed: str, victim: str, folder: Path, tmp_path: Path) -> None:
+    command = f'exec "$0" -m seepage audit "$@" {closed}'
+    arguments = [victim, str(folder), "--layer", "mix", "--metric", "mse", "--attack", "rmle:steps=2"]
+    asked = ["sh", "-c", command, sys.executable, *arguments, "-o", str(tmp_path / "o")]
+    ran = subprocess.run(asked, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "o" / "report.html").exists()
+
+
 def test_a_spec_file_serves_and_options_win(victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:
     spec = tmp_path / "audit.yaml"
     spec.write_text(

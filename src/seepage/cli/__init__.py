@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,9 @@ for module in (audit, files, lists):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 a --fail-if holds, 2 bad input, 3 cells failed, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    # A stream that was closed before the start is None here, and its number would go to the next file opened.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  open to the end
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  open to the end
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A path may be any bytes and a table has a star: neither may end an audit where stdout cannot say them.
         says_all = codecs.lookup(sys.stdout.encoding).name == "utf-8"
