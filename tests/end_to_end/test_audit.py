@@ -374,6 +374,9 @@ def test_the_judge_must_not_be_the_victim_and_judges_agreement(
     code, _, err = seepage(*base, "--judge", victim, "-o", tmp_path / "a")
     assert code == 2
     assert "victim's own weights" in err
+    code, _, err = seepage(*base[:-1], "mse", "--judge", "zoo/mobilenet_v3", "-o", tmp_path / "a")
+    assert code == 2
+    assert "add --metric agreement" in err
     code, _, err = seepage(*base, "--judge", victim.replace(":tiny", ":judge"), "-o", tmp_path / "b")
     assert code == 0, err
     (cell,) = cells(tmp_path / "b")

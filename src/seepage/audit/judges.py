@@ -38,6 +38,11 @@ class Judges:
         self._victim = victim
         self._device = device
 
+    @property
+    def names_label(self) -> bool:
+        """Whether a label judge was asked for by name."""
+        return "label" in self._named
+
     @cached_property
     def label(self) -> LabelJudge | str:
         """The label judge, or why there is none; the default one where none is named."""

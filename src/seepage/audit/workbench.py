@@ -152,11 +152,13 @@ class Workbench:
         """The judges of this audit, for the spec.
 
         Raises:
-            RequestError: a face judge is named that no metric would ask.
+            RequestError: a judge is named that no metric would ask.
         """
         found = {}
         if self._judges.face is not None and not any(isinstance(m, IdentityMetric) for m in self.metrics.values()):
             raise RequestError("--judge face= is read by knn_distance and rank1 alone: add --gallery, which they need")
+        if self._judges.names_label and "agreement" not in self.metrics:
+            raise RequestError("a label --judge is read by agreement alone: add --metric agreement")
         if self.judge is not None:
             found["label"] = self.judge.record
         if self.face is not None:
