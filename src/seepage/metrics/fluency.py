@@ -1,0 +1,61 @@
+"""Whether captions read like sentences: repetition and variety, beside those of human captions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .caption import runs
+from .tokens import words
+
+
+@dataclass(frozen=True)
+class Fluency:
+    """What a set of captions is like, no reference asked.
+
+    `words` is their mean number of words, `empty` the share without any, `repetition` the mean share of a caption's
+    pairs of words that stood in it before, `distinct1` and `distinct2` the share of different words and pairs among
+    all (Li et al. 2016): NaN where there is none. The distinct shares fall with the number of captions, so only sets of
+    one size compare.
+    """
+
+    words: float
+    empty: float
+    repetition: float
+    distinct1: float
+    distinct2: float
+
+
+def fluency_of(captions: Sequence[str]) -> Fluency:
+    """Return what a set of captions is like; of none, NaN throughout."""
+    tokens = [words(caption) for caption in captions]
+    return Fluency(
+        words=_mean([len(caption) for caption in tokens]),
+        empty=_mean([not caption for caption in tokens]),
+        repetition=_mean([repetition(caption) for caption in captions]),
+        distinct1=distinct(captions, 1),
+        distinct2=distinct(captions, 2),
+    )
+
+
+def beside_human(captions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[Fluency, Fluency]:
+    """Return what captions are like and what as many human ones are: of each picture that has any, the first."""
+    both = [(caption, human[0]) for caption, human in zip(captions, references, strict=True) if human]
+    return fluency_of([caption for caption, _ in both]), fluency_of([human for _, human in both])
+
+
+def repetition(caption: str) -> float:
+    """Return the share of a caption's pairs of words that stood in it before; 0 for fewer than two words."""
+    pairs = [run for run in runs(words(caption), 2).elements() if len(run) == 2]
+    return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
+
+
+def distinct(captions: Sequence[str], length: int) -> float:
+    """Return the share of different runs of `length` words among all of a set; NaN where there is none."""
+    found = [run for caption in captions for run in runs(words(caption), length).elements() if len(run) == length]
+    return len(set(found)) / len(found) if found else math.nan
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
