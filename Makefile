@@ -14,7 +14,7 @@ setup: $(STAMP)  ## create .venv with everything the project needs
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[clip,hf]" --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" --group dev
 	touch $(STAMP)
 
 audit: setup  ## run the embedded default audit; the last line is the report's path
@@ -46,6 +46,7 @@ bench-peel: setup  ## PEEL's block, tables, figures and claims
 	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python benchmarks/peel_block.py
 	$(BIN)/python benchmarks/train_xray.py
+	$(BIN)/python benchmarks/train_face_judge.py
 	$(BIN)/python benchmarks/peel_tables.py
 	$(BIN)/python benchmarks/peel_figures.py --effort standard
 	$(BIN)/python benchmarks/claims.py
