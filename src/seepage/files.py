@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +36,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     part = target.parent / f".{secrets.token_hex(8)}.part"
     try:
         try:
+            if target.is_dir():  # said before the work, not after it
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             target.parent.mkdir(parents=True, exist_ok=True)
             part.touch(exist_ok=False)
             mode = part.stat().st_mode
@@ -47,3 +51,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write {printable(target)}: {error.strerror or error}") from error
+
+
+def require_writable(folder: str | os.PathLike[str]) -> None:
+    """Make a folder, and look that a file can be written there, before the work whose result it is to hold.
+
+    Raises:
+        OutputError: the operating system does not let it.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write to {printable(folder)}: {error.strerror or error}; choose another") from error

@@ -144,6 +144,24 @@ def test_a_picture_without_a_row_is_a_failed_sample_and_a_foreign_dump_is_refuse
     assert not (tmp_path / "b").exists()
 
 
+def test_a_place_that_cannot_be_written_is_said_before_the_work(
+    victim: str, folder: Path, tmp_path: Path, seepage: Run
+) -> None:
+    leak = written(victim, folder, tmp_path / "leak.safetensors", seepage)
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        # So many steps would take days.
+        code, _, err = seepage("recover", leak, "--attack", "rmle:steps=100000000", "-o", place)
+        assert (code, len(err.splitlines())) == (2, 1), err
+        assert "cannot write to" in err
+    assert (tmp_path / "file").read_text() == "mine"
+    # Nor is a picture read for a leak that would replace a folder.
+    (folder / "unreadable.png").write_text("no picture")
+    code, _, err = seepage("leak", victim, folder, "--layer", "wide", "-o", folder)
+    assert (code, len(err.splitlines())) == (2, 1), err
+    assert "Is a directory" in err
+
+
 def test_a_dump_with_two_rows_of_one_picture_is_refused(
     victim: str, folder: Path, tmp_path: Path, seepage: Run
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .. import data, pictures, registry, seeding, victims, wire
 from ..data.features import open_leak, read_header
-from ..files import replacing
+from ..files import replacing, require_writable
 from ..schema import Cost, RecoveredRow, RecoveryRecord
 from ..types import Images, Knowledge, Leak, Recoverer, SplitModel
 from ..victims.cut import cut
@@ -60,6 +60,7 @@ def recover_file(
     bench = Workbench(request)
     text = registry.spec("attack", bench.attack(request.attacks[0]))
     attack = bench.attack(text)
+    require_writable(folder)
     began = time.perf_counter()
     fit_generator = seeding.generator(request.seed, "fit", split.name, split.layer, text)
     recoverer = attack.fit(Knowledge(split.image_shape, split.prefix), fit_generator)
