@@ -115,9 +115,12 @@ def test_attacks_that_only_pass_have_no_chores_and_what_cannot_run_says_so() -> 
             attack.chores(Knowledge(SHAPE), ROWS)
 
 
-def test_a_learned_start_adds_a_pass_a_picture_and_correction() -> None:
+def test_a_learned_start_adds_a_pass_a_picture_and_correction_and_two_pictures_taken_both_ways() -> None:
     known = knowledge()
     (plain,) = replace(JOINT, start="grey").chores(known, ROWS)
     _, learned = JOINT.chores(known, ROWS)
-    assert learned.fitting == pytest.approx(24 * 3 / ROWS)
     assert learned.each - plain.each == pytest.approx(2 / ROWS)
+    smoothed, direct = plain.each * ROWS, plain.each * ROWS - JOINT.steps - 1
+    assert learned.fitting == pytest.approx((24 * 3 + 2 * (smoothed + direct)) / ROWS)
+    _, untried = replace(JOINT, steps=0).chores(known, ROWS)
+    assert untried.fitting == pytest.approx(24 * 3 / ROWS)

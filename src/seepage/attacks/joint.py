@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ..priors import CorrectedDecoder, Corrections, Spectrum, dead_leaves, log_error, total_variation
@@ -58,11 +59,11 @@ class Joint:
        have leaked (`priors.Corrections`; auxiliary: synthetic; 0 pictures means as many as hold a million pixels,
        between 24 and 256). `start=grey` needs nothing.
     2. `steps` of Adam at rate `lr` with total variation, its weight falling geometrically from `tv` to a thousandth of
-       it, in coordinates in which natural pictures are white (`priors.Spectrum`). Where the start comes within 30 dB of
-       synthetic pictures it was not fitted on, a third of the rate and a thirtieth of the weight: what is right already
-       must not be smoothed away.
+       it, in coordinates in which natural pictures are white (`priors.Spectrum`). A learned start may be better without
+       them: two synthetic pictures which it was not fitted on tell, taken both ways to the end. Where they come within
+       30 dB by the start alone nobody asks: what is right already must not be smoothed away.
     3. `newton` steps of Levenberg-Marquardt without a prior, each of at most `inner` products with J^T J,
-       preconditioned by what the corrections learned.
+       preconditioned and damped by what the corrections learned.
 
     Where the leak has fewer numbers than the picture, many pictures explain it and the prior decides between them: in
     place of 2 and 3 come `open_steps` of Adam at rate `open_lr`, the weight falling from `open_tv` to a fifth of it.
@@ -79,17 +80,17 @@ class Joint:
     steps: int = 600
     lr: float = 0.03
     tv: float = 0.3
-    newton: int = 10
-    inner: int = 60
+    newton: int = 20
+    inner: int = 30
     open_steps: int = 100
     open_lr: float = 0.004
     open_tv: float = 0.0
     tolerance: float = 1e-3
 
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
-        "quick": {"corrections": 4, "steps": 60, "lr": 0.02, "tv": 0.1, "newton": 3, "inner": 40, "open_steps": 60},
+        "quick": {"corrections": 4, "steps": 60, "lr": 0.02, "tv": 0.1, "newton": 5, "inner": 24, "open_steps": 60},
         "standard": {},
-        "full": {"corrections": 16, "steps": 2000, "newton": 24, "inner": 120, "open_steps": 300},
+        "full": {"corrections": 16, "steps": 2000, "newton": 60, "inner": 50, "open_steps": 300},
     }
 
     @property
@@ -129,10 +130,19 @@ class Joint:
         decoder, mean = self._corrections.fit(
             prefix, knowledge.image_shape, generator, device=device, progress=progress
         )
-        descent: Adam | None = self._descent(prefix, self.open_tv, self.open_lr, near=decoder.psnr >= _NEAR)
-        if not determined(prefix) and self.open_tv == 0:
-            descent = self._choose(prefix, decoder, dead_leaves(_HELD_OUT, knowledge.image_shape, generator).to(device))
-        return JointRecoverer(self, prefix, knowledge.image_shape, seed, descent, decoder, mean)
+
+        def searching(descent: Adam | None) -> JointRecoverer:
+            return JointRecoverer(self, prefix, knowledge.image_shape, seed, descent, decoder, mean)
+
+        descent = self._descent(prefix, self.open_tv, self.open_lr)
+        truth = dead_leaves(_HELD_OUT, knowledge.image_shape, generator).to(device)
+        if not determined(prefix):
+            return searching(self._choose(prefix, decoder, truth) if self.open_tv == 0 else descent)
+        direct = searching(None)
+        if decoder.psnr >= _NEAR or not self.steps:
+            return direct
+        smoothed = searching(descent)
+        return min((direct, smoothed), key=lambda one: one.error(truth))
 
     def chores(self, knowledge: Knowledge, rows: int) -> Sequence[Chore]:
         """Return drawing and passes, where the corrections gain to the last and Newton steps take all their products.
@@ -159,6 +169,8 @@ class Joint:
         fitting = count * (self.corrections + 1)
         if open_leak and self.open_tv == 0:
             fitting += _HELD_OUT * _TRIALS * min(self.open_steps, _TRIAL_STEPS)
+        if not open_leak and self.steps:
+            fitting += _HELD_OUT * (searching + newton)
         learned = Chore(passed, fitting=fitting / rows, each=(self.corrections + searching) / rows)
         return drawing(count, knowledge.image_shape), learned
 
@@ -172,10 +184,9 @@ class Joint:
     def _corrections(self) -> Corrections:
         return Corrections(self.corrections, self.pictures)
 
-    def _descent(self, prefix: Prefix, open_tv: float, open_lr: float, *, near: bool = False) -> Adam:
+    def _descent(self, prefix: Prefix, open_tv: float, open_lr: float) -> Adam:
         if determined(prefix):
-            lr, tv = (self.lr / 3, self.tv / 30) if near else (self.lr, self.tv)
-            return Adam(self.steps, lr, penalty_start=tv, penalty_end=tv / 1000)
+            return Adam(self.steps, self.lr, penalty_start=self.tv, penalty_end=self.tv / 1000)
         return Adam(self.open_steps, open_lr, penalty_start=open_tv, penalty_end=open_tv / 5)
 
     def _choose(self, prefix: Prefix, decoder: CorrectedDecoder, truth: Tensor) -> Adam | None:
@@ -227,20 +238,31 @@ class JointRecoverer(Recoverer):
         """Search for each row's picture."""
 
         def search(features: Tensor, rows: Sequence[int]) -> tuple[Tensor, Sequence[Status], Tensor]:
-            attack, z = self.attack, (features, sizes(features))
-            images = self._start(features)
-            if self.descent is not None:
-                images, found = _descended(self.descent, self.prefix, images, z)
-            else:
-                found = Adam(0).solve(scaled(self.prefix), images, z)
-            passes = found.passes + (len(self.decoder.corrections) if self.decoder is not None else 0)
-            if attack.newton and determined(self.prefix):
-                newton = LevenbergMarquardt(attack.newton, attack.inner, preconditioner=self._preconditioner)
-                found = newton.solve(scaled(self.prefix), images, z, lower=0.0, upper=1.0)
-                images, passes = _images(found.x), passes + found.passes
-            return images, ended(found.residual, found.status, attack.tolerance), passes
+            images, found, passes = self._search(features)
+            return images, ended(found.residual, found.status, self.attack.tolerance), passes
 
         return recover_rows(leak, leak_shape(self.prefix), self.image_shape, search)
+
+    def error(self, truth: Float[Tensor, "b 3 h w"]) -> float:
+        """Return the mean log error of what the search makes of these pictures' leaks."""
+        with torch.no_grad():
+            features = self.prefix(truth)
+        return log_error(self._search(features)[0], truth)
+
+    def _search(self, features: Tensor) -> tuple[Tensor, Solution, Tensor]:
+        """Return pictures, how the last solver ended, and all passes."""
+        attack, z = self.attack, (features, sizes(features))
+        images = self._start(features)
+        if self.descent is not None:
+            images, found = _descended(self.descent, self.prefix, images, z)
+        else:
+            found = Adam(0).solve(scaled(self.prefix), images, z)
+        passes = found.passes + (len(self.decoder.corrections) if self.decoder is not None else 0)
+        if attack.newton and determined(self.prefix):
+            newton = LevenbergMarquardt(attack.newton, attack.inner, preconditioner=self._preconditioner)
+            found = newton.solve(scaled(self.prefix), images, z, lower=0.0, upper=1.0)
+            images, passes = _images(found.x), passes + found.passes
+        return images, found, passes
 
     def prior(self, n: int, generators: Generators) -> Recovery:
         """Return the start that the mean synthetic leak gives: what the attack believes before it sees one."""

@@ -29,24 +29,28 @@ def cg(
     steps: int,
     tolerance: float | Float[Tensor, "b"] = 1e-6,
     preconditioner: Operator | None = None,
+    damping: Float[Tensor, "b 1"] | None = None,
 ) -> Inverted:
-    """Solve `operator(x) = right` row by row from zero (Hestenes & Stiefel 1952).
+    """Solve `operator(x) + damping * M^-1 x = right` row by row from zero (Hestenes & Stiefel 1952).
 
-    `operator` is linear, symmetric and positive and maps "b n" to "b n" without mixing rows; so is `preconditioner`,
-    which approximates its inverse. A row rests once its residual is at most `tolerance` of the right side, where it
+    `operator` is linear, symmetric and positive and maps "b n" to "b n" without mixing rows; so is M, the
+    `preconditioner`, which approximates its inverse (without one it is the identity). M^-1 is never needed: what it
+    makes of each direction is known by the recurrence that made the direction. A row rests once its residual is at most `tolerance` of the right side, where it
     meets no positive curvature, or where something is not finite: it then keeps the last point that was sound.
     """
     x, r = torch.zeros_like(right), right.clone()
     scale = right.norm(dim=1)
     tolerance = torch.as_tensor(tolerance, dtype=right.dtype, device=right.device)
     y = r if preconditioner is None else preconditioner(r)
-    direction, fit = y.clone(), (r * y).sum(1)
+    direction, dual, fit = y.clone(), r.clone(), (r * y).sum(1)
     spent = torch.zeros(len(right), dtype=torch.long, device=right.device)
     run = torch.isfinite(fit) & (scale > tolerance * scale)
     for _ in range(steps):
         if not bool(run.any()):
             break
         image = operator(direction)
+        if damping is not None:
+            image = image + damping * dual
         spent += run
         curvature = (direction * image).sum(1)
         run = run & torch.isfinite(curvature) & (curvature > 0)
@@ -57,6 +61,8 @@ def cg(
         y = r if preconditioner is None else preconditioner(r)
         fresh = (r * y).sum(1)
         run = run & torch.isfinite(fresh) & (fresh > 0) & (r.norm(dim=1) > tolerance * scale)
-        direction = torch.where(run[:, None], y + (fresh / fit)[:, None] * direction, direction)
+        turn = (fresh / fit)[:, None]
+        direction = torch.where(run[:, None], y + turn * direction, direction)
+        dual = torch.where(run[:, None], r + turn * dual, dual)
         fit = torch.where(run, fresh, fit)
     return Inverted(x, r.norm(dim=1) / scale.clamp_min(torch.finfo(right.dtype).tiny), spent)

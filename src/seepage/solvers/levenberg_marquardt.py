@@ -34,10 +34,12 @@ class _MarquardtState(State):
 class LevenbergMarquardt:
     """Minimise |residual|^2 + penalty by damped Gauss-Newton steps (Marquardt 1963; damping after Nielsen 1999).
 
-    Each of `steps` solves (J^T J + damping * s) d = -J^T r by at most `inner` CG products to `inner_tolerance`, s being
-    the row's own curvature along its first gradient. Unknowns on a bound that descent would cross are held, and the
-    step is projected. `preconditioner="diagonal"` estimates the diagonal of J^T J from `probes` random signs (Bekas et
-    al. 2007); a function is the preconditioner itself, mapping "b n" to "b n" row by row, symmetric and positive. A row
+    Each of `steps` solves (J^T J + damping * s * M^-1) d = -J^T r by at most `inner` CG products to `inner_tolerance`.
+    M is the preconditioner, and damping is felt in its metric: a step is short where M says that steps are short. s is
+    the row's own curvature along its first downhill step M J^T r. Unknowns on a bound that descent would cross are
+    held, and the step is projected. `preconditioner="diagonal"` estimates the diagonal of J^T J, M's inverse, from
+    `probes` random signs (Bekas et al. 2007; damping by it is Marquardt's own); a function is M itself, mapping "b n"
+    to "b n" row by row, symmetric and positive. A row
     has converged where its residual norm is at most `tolerance`, or its gradient at most
     `gradient_tolerance` of the first one: a least-squares fit that cannot reach zero. A pass is one forward run, with
     or without its backward; a product with J^T J is one.
@@ -85,8 +87,9 @@ class LevenbergMarquardt:
         downhill = torch.where(held, 0.0, -model.gradient)
         state.end(~torch.isfinite(downhill).all(1), "failed", lambda row: "the gradient is not finite")
         slope = downhill.norm(dim=1)
+        preconditioner = self._preconditioner(model, held, state)
         if state.slope is None or state.scale is None:
-            state.slope, state.scale = slope, _curvature_along(model, downhill, slope)
+            state.slope, state.scale = slope, _curvature_along(model, downhill, preconditioner)
             state.passes += state.running
         flat = slope <= self.gradient_tolerance * state.slope
         state.end(flat, "converged", lambda row: f"stationary at residual {float(state.residual[row]):.3g}")
@@ -94,13 +97,13 @@ class LevenbergMarquardt:
         if not bool(run.any()):
             return
         state.steps += run
-        ridge = (state.damping * state.scale)[:, None]
         solved = cg(
-            lambda v: torch.where(held, 0.0, model.curvature(v)) + ridge * v,
+            lambda v: torch.where(held, 0.0, model.curvature(v)),
             torch.where(run[:, None], downhill, 0.0),
             steps=self.inner,
             tolerance=self.inner_tolerance,
-            preconditioner=self._preconditioner(model, held, ridge, state),
+            preconditioner=preconditioner,
+            damping=(state.damping * state.scale)[:, None],
         )
         state.passes += solved.steps
         moved = problem.project(state.x + solved.x) - state.x
@@ -142,9 +145,7 @@ class LevenbergMarquardt:
         near = state.residual <= self.tolerance
         state.end(near, "converged", lambda row: f"residual {float(state.residual[row]):.3g}")
 
-    def _preconditioner(
-        self, model: Linearised, held: Tensor, ridge: Tensor, state: State
-    ) -> Callable[[Tensor], Tensor] | None:
+    def _preconditioner(self, model: Linearised, held: Tensor, state: State) -> Operator | None:
         if self.preconditioner == "none":
             return None
         if callable(self.preconditioner):
@@ -159,9 +160,9 @@ class LevenbergMarquardt:
             signs = signs.to(model.residual).expand_as(model.residual)
             total += model.transposed(signs).square()
         state.passes += self.probes * state.running
-        diagonal = total / self.probes + ridge
+        diagonal = total / self.probes
         # A floor, because few probes may miss an unknown's curvature altogether.
-        diagonal = diagonal + 1e-3 * diagonal.mean(1, keepdim=True)
+        diagonal = diagonal + 1e-3 * diagonal.mean(1, keepdim=True).clamp_min(torch.finfo(diagonal.dtype).tiny)
         return lambda v: torch.where(held, 0.0, v / diagonal)
 
 
@@ -171,7 +172,10 @@ def _value(problem: Problem, x: Tensor) -> tuple[Tensor, Tensor]:
         return norm.square() + problem.penalise(x), norm
 
 
-def _curvature_along(model: Linearised, direction: Tensor, length: Tensor) -> Tensor:
-    unit = direction / length.clamp_min(torch.finfo(direction.dtype).tiny)[:, None]
+def _curvature_along(model: Linearised, downhill: Tensor, preconditioner: Operator | None) -> Tensor:
+    """The curvature along the first step, a unit being what the preconditioner calls one."""
+    step = downhill if preconditioner is None else preconditioner(downhill)
+    length = (step * downhill).sum(1).clamp_min(torch.finfo(downhill.dtype).tiny).sqrt()
+    unit = step / length[:, None]
     scale = (unit * model.curvature(unit)).sum(1)
     return torch.where(torch.isfinite(scale) & (scale > 0), scale, 1.0)
