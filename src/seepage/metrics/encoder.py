@@ -29,7 +29,7 @@ _BATCH = 64
 class Cosine(CaptionMetric):
     """Cosine between MiniLM's embeddings of the recovered caption and of the reference nearest to it.
 
-    Unrelated captions score about 0.1 and not 0, so read it beside the null controls. A caption without words scores 0.
+    Unrelated captions score above 0, so read it beside the null controls. A caption without words scores 0.
     Needs the extra `caption` and the encoder's weights, fetched when first asked for.
 
     Source: all-MiniLM-L6-v2 (Reimers & Gurevych 2019, Wang et al. 2020).
