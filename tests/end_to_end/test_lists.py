@@ -13,6 +13,15 @@ import seepage as api
 Run = Callable[..., tuple[int, str, str]]
 
 
+def test_a_narrow_terminal_hides_no_column(victim: str, monkeypatch: pytest.MonkeyPatch, seepage: Run) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    code, out, err = seepage("layers", victim)
+    assert code == 0, err
+    rows = [line for line in out.splitlines() if "16,384" in line]
+    assert any("wide" in row and "16x16x16" in row for row in rows), out
+
+
 def test_help_and_the_first_seconds_do_without_torch() -> None:
     """A Ctrl-C while a library loads is the command line's to answer, so it stands before they load."""
     script = "import sys; import seepage.cli; seepage.cli.run(['--help']); sys.exit('torch' in sys.modules)"

@@ -21,6 +21,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+_WIDTH = 180
+
 
 def complain(message: str) -> None:
     """Print one line of error on stderr."""
@@ -51,8 +53,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Seque
     for row in rows:
         shown.add_row(*(escape(cell) for cell in row))
     console = Console(file=sys.stdout)
-    if not console.is_terminal:
-        console = Console(file=sys.stdout, width=180)
+    needed = console.measure(shown, options=console.options.update_width(_WIDTH)).minimum
+    # On less than it needs, rich leaves out the columns that say which row is which: a terminal can wrap lines itself.
+    if not console.is_terminal or needed > console.width:
+        console = Console(file=sys.stdout, width=_WIDTH)
     console.print(shown)
 
 
