@@ -75,6 +75,8 @@ def layouts(root: Path) -> dict[str, Path]:
     trees.flickr_lists(root / "d", "splits/{}.txt")
     packed(root / "d", research / "flickr8k_text.tgz")
     (research / "other.tar").write_bytes(b"something else")
+    trees.flickr_table(trees.flickr_pictures(root / "flat") / "captions.csv")
+    trees.flickr_lists(root / "flat", "splits/{}.txt")
     kaggle = root / "kaggle"
     trees.flickr_pictures(kaggle / "Images")
     trees.flickr_table(kaggle / "captions.txt")
@@ -85,7 +87,15 @@ def layouts(root: Path) -> dict[str, Path]:
     text = trees.flickr_token(windows / "Flickr8k_text", end="\r\n")
     text.write_bytes(b"\xef\xbb\xbf" + text.read_bytes())
     trees.flickr_lists(windows / "Flickr8k_text", end="\r\n\r\n")
-    return {"packed": packs, "research": research, "kaggle": kaggle, "whole": whole, "windows": windows, "": published}
+    return {
+        "published": published,
+        "packed": packs,
+        "research": research,
+        "flat": root / "flat",
+        "kaggle": kaggle,
+        "whole": whole,
+        "windows": windows,
+    }
 
 
 def test_flickr8k_is_the_same_in_every_layout(tmp_path: Path) -> None:
