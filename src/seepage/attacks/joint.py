@@ -166,7 +166,7 @@ class Joint:
         if self.start == "grey":
             return (Chore(passed, each=searching / rows),)
         count = self._corrections.count(knowledge.image_shape)
-        fitting = count * (self.corrections + 1)
+        fitting = float(count * (self.corrections + 1))
         if open_leak and self.open_tv == 0:
             fitting += _HELD_OUT * _TRIALS * min(self.open_steps, _TRIAL_STEPS)
         if not open_leak and self.steps:
