@@ -84,8 +84,10 @@ def test_cider_weighs_words_by_the_gallerys_references() -> None:
     part = Cider()(pictured(*references[:4]), said(*captions[:4]), gallery=whole)
     torch.testing.assert_close(part, values[:4], rtol=0, atol=0)
     assert Cider().corpus(whole, said(*captions)) == pytest.approx(values.mean().item(), rel=1e-12)
-    with pytest.raises(NotRunError, match="by 50 pictures' references or more, and has 4"):
-        Cider()(pictured(*references[:4]), said(*captions[:4]))
+    few = pictured(*references[:4])
+    with pytest.raises(NotRunError, match="the references of 50 pictures or more, and has those of 4"):
+        Cider()(few, said(*captions[:4]))
+    assert Cider().corpus(few, said(*captions[:4])) is None
 
 
 def peers(references: Sequence[Sequence[str]], captions: Sequence[str]) -> dict[str, tuple[float, Tensor]]:

@@ -19,8 +19,9 @@ from ..checks import check
 from ..data import batches
 from ..schema import Cell, Check, Cost, Environment, Scale, Spec, Stats
 from ..store import SampleLine
-from ..types import Metric, SplitModel
-from .scoring import ORIGINAL
+from ..types import Captions, Metric, Recovery, SplitModel, Status
+from .rows import take
+from .scoring import CEILINGS
 from .statistics import describe, with_recovery
 from .workbench import Workbench
 
@@ -35,7 +36,7 @@ def record(
     samples = tuple(line.sample for line in ordered)
     good = [line for line in ordered if line.sample.status != "failed"]
     summary, controls = _summarise(bench, good, len(ordered) - len(good))
-    ceilings = {ORIGINAL: controls.pop(ORIGINAL)} if ORIGINAL in controls else {}
+    ceilings = {name: controls.pop(name) for name in CEILINGS if name in controls}
     unavailable, gallery = dict(bench.unavailable), bench.gallery_pictures
     if good and not any("shuffled" in line.controls for line in good):
         unavailable["shuffled"] = "there is no other picture to score these recoveries against"
@@ -82,11 +83,23 @@ def _summarise(
         values = [line.sample.metrics[name] for line in having]
         nulls = _control_values(having, name)
         stats = describe(values, higher_leaks=metric.higher_means_more_leakage, n_failed=n_failed)
-        against = {control: scores for control, scores in nulls.items() if control != ORIGINAL}
+        against = {control: scores for control, scores in nulls.items() if control not in CEILINGS}
         summary[name] = with_recovery(stats, values, against, perfect=metric.perfect)
+        summary[name] = summary[name].model_copy(update={"corpus": _corpus(bench, having, metric)})
         for control, scores in nulls.items():
             controls.setdefault(control, {})[name] = describe(scores, higher_leaks=metric.higher_means_more_leakage)
     return summary, controls
+
+
+def _corpus(bench: Workbench, lines: Sequence[SampleLine], metric: Metric) -> float | None:
+    """The score of all captions together, where the records hold them: a redacted one does not."""
+    texts = [line.sample.recovered.caption for line in lines if line.sample.recovered is not None]
+    known = tuple(text for text in texts if text is not None)
+    if Captions not in metric.reads or len(known) < len(lines):
+        return None
+    unsaid, status = torch.full((len(known),), torch.nan), (Status("stopped"),) * len(known)
+    recovery = Recovery(Captions(known, unsaid), status, torch.zeros(len(known), dtype=torch.long))
+    return metric.corpus(take(bench.captioned, [line.index for line in lines]), recovery)
 
 
 def _scale(metric: Metric) -> Scale:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import data, pictures, seeding
+from ..metrics.tokens import MOST_CHARACTERS
 from ..schema import Sample, Shown
 from ..store import IMAGES, SampleLine
-from ..types import Images, Leak, Pictures, Prefix, Recoverer, Recovery, Shape, SplitModel, Status
+from ..types import Captions, Images, Leak, Pictures, Prefix, Recoverer, Recovery, Shape, SplitModel, Status
 from .rows import take, take_recovery
 from .scoring import Scorer
 from .workbench import Workbench
@@ -150,13 +151,17 @@ class CellRun:
     def _show(
         self, index: int, truth: Tensor, recovery: Recovery, place: int, labels: tuple[list[str], list[str]] | None
     ) -> tuple[Shown | None, Shown | None]:
-        if self.bench.request.redact or not isinstance(recovery.value, Images):
+        if self.bench.request.redact or not isinstance(recovery.value, Images | Captions):
             return None, None
         height, width = truth.shape[1:]
         original = f"{IMAGES}/truth/{self.bench.hashes[index][:16]}-{height}x{width}.png"
-        recovered = f"{IMAGES}/{self.key[:16]}/{index}.png"
         if not (self.folder / original).exists():
             pictures.write_png(truth, self.folder / original)
+        if isinstance(recovery.value, Captions):
+            references = self.bench.source.entries[index].captions
+            first = _writable(references[0]) if references else None
+            return Shown(caption=_writable(recovery.value.texts[place])), Shown(image=original, caption=first)
+        recovered = f"{IMAGES}/{self.key[:16]}/{index}.png"
         pictures.write_png(recovery.value.images[place].clamp(0, 1), self.folder / recovered)
         said = (None, None) if labels is None else (labels[0][place], labels[1][place])
         return Shown(image=recovered, label=said[0]), Shown(image=original, label=said[1])
@@ -179,6 +184,11 @@ def batch_size(image_shape: Shape, device: torch.device) -> int:
     """Return how many pictures are recovered together."""
     size = _PIXELS_A_BATCH // (image_shape[1] * image_shape[2])
     return max(1, min(64, size)) * (_GPU_FACTOR if device.type == "cuda" else 1)
+
+
+def _writable(caption: str) -> str:
+    """A caption as a record holds it: valid text, and no more of it than any score reads."""
+    return caption[:MOST_CHARACTERS].encode("utf-8", "replace").decode()
 
 
 def _checked(status: Status, recovery: Recovery, row: int) -> Status:

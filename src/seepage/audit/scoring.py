@@ -9,14 +9,18 @@ import torch
 from torch import Tensor
 
 from .. import seeding
+from ..metrics.human import human_ceiling
 from ..metrics.identity import IdentityMetric
-from ..types import Images, Metric, Pictures, Recoverer, Recovery, SeepageError, SplitModel, Status
+from ..metrics.sentences import CaptionMetric, referenced
+from ..metrics.tokens import words
+from ..types import Captions, Images, Metric, Pictures, Recoverer, Recovery, SeepageError, SplitModel, Status
 from .rows import take, take_recovery
 from .workbench import Workbench, residuals
 
 MEAN_PICTURE, PRIOR, CONSTANT, SHUFFLED = "mean_picture", "prior", "constant", "shuffled"
-ORIGINAL = "original"
-"""No null control but a ceiling: what the originals themselves score, where that is not the same for all."""
+ORIGINAL, HUMAN = "original", "human"
+CEILINGS = (ORIGINAL, HUMAN)
+"""No null controls: what the originals themselves score where that is not the same for all, and what a person does."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,9 @@ class Scorer:
             controls[row][SHUFFLED] = values
         for row, values in enumerate(self._identities(truth, _as_recovery(truth.images))):
             controls[row] |= {ORIGINAL: values} if values else {}
+        if isinstance(recovery.value, Captions):
+            for row, values in self._human(truth).items():
+                controls[row] |= {HUMAN: values} if values else {}
         labels = None
         if isinstance(recovery.value, Images):
             said = self._bench.judge_label(recovery.value.images), self._bench.judge_label(truth.images)
@@ -59,11 +66,34 @@ class Scorer:
 
     def _metrics(self, truth: Pictures, recovery: Recovery) -> list[dict[str, float]]:
         scores = self._identities(truth, recovery)
+        for row, values in self._sentences(truth, recovery).items():
+            scores[row] |= values
         for key, metric in self._available(recovery):
-            if not isinstance(metric, IdentityMetric):
+            if not isinstance(metric, IdentityMetric | CaptionMetric):
                 for row, value in enumerate(metric(truth, recovery, self._bench.judge).tolist()):
                     scores[row][key] = value
         return scores
+
+    def _sentences(self, truth: Pictures, recovery: Recovery) -> dict[int, dict[str, float]]:
+        """The metrics that compare captions; nothing for pictures without references."""
+        rows = referenced(truth)
+        scores: dict[int, dict[str, float]] = {row: {} for row in rows}
+        if rows:
+            known, recovered = take(truth, rows), take_recovery(recovery, rows)
+            for key, metric in self._available(recovery):
+                if isinstance(metric, CaptionMetric):
+                    values = metric(known, recovered, gallery=self._bench.captioned).tolist()
+                    for row, value in zip(rows, values, strict=True):
+                        scores[row][key] = value
+        return scores
+
+    def _human(self, truth: Pictures) -> dict[int, dict[str, float]]:
+        """What one reference of each picture scores against its others, where it has any."""
+        rows = [row for row in referenced(truth) if len((truth.captions or ())[row]) > 1]
+        if not rows:
+            return {}
+        scores = self._sentences(*human_ceiling(take(truth, rows)))
+        return {rows[place]: values for place, values in scores.items()}
 
     def _identities(self, truth: Pictures, recovery: Recovery) -> list[dict[str, float]]:
         """The metrics that ask who it is; nothing for people whom the gallery does not know."""
@@ -106,7 +136,7 @@ class Scorer:
         scores: dict[int, dict[str, float]] = {}
         for row, index in enumerate(indices):
             own = take_recovery(recovery, [row])
-            other = self._other(index)
+            other = self._other(index, captioned=isinstance(recovery.value, Captions))
             if other is not None:
                 scores[row] = self._metrics(other, own)[0]
             person = self._somebody_else(index)
@@ -120,16 +150,21 @@ class Scorer:
         gallery = self._bench.gallery
         return None if gallery is None else gallery.others.get(gallery.audited[index])
 
-    def _other(self, index: int) -> Pictures | None:
-        """The truth that the picture at `index` is shuffled with: the next readable one of the derangement."""
+    def _other(self, index: int, *, captioned: bool) -> Pictures | None:
+        """The truth that the picture at `index` is shuffled with: the next readable one of the derangement.
+
+        Captions are shuffled among the pictures that have some.
+        """
         count = len(self._bench.source)
         for step in range(count if count > 1 else 0):
             other = (index + self._shift + step) % count
             if other == index or self._bench.hashes[other] == self._bench.hashes[index]:
                 continue
             entry = self._bench.source.entries[other]
+            if captioned and not any(map(words, entry.captions)):
+                continue
             try:
-                return Pictures(self._split.load(entry.path)[None], (entry.id,))
+                return Pictures(self._split.load(entry.path)[None], (entry.id,), captions=(entry.captions,))
             except SeepageError:  # unreadable, or a shape that the victim does not take
                 continue
         return None

@@ -16,6 +16,7 @@ from ..attacks.parameters import require_sensible
 from ..data.features import open_leak
 from ..data.source import PictureSource
 from ..metrics.identity import IdentityMetric, needs
+from ..metrics.sentences import CaptionMetric
 from ..schema import Cut, Judge
 from ..types import Attack, Examples, Images, Knowledge, Leak, Metric, PictureFile, Pictures, Recovery, SplitModel
 from ..victims.cut import cut
@@ -136,7 +137,17 @@ class Workbench:
             if isinstance(metric, IdentityMetric):
                 reason = self._unidentified(metric)
                 found |= {} if reason is None else {key: reason}
+            if isinstance(metric, CaptionMetric) and key not in found:
+                reason = metric.lacks(self.captioned.captions or ())
+                found |= {} if reason is None else {key: reason}
         return found
+
+    @cached_property
+    def captioned(self) -> Pictures:
+        """The reference captions of all pictures under audit, without their pixels: what words are weighed by."""
+        entries = self.source.entries
+        captions = tuple(entry.captions for entry in entries)
+        return Pictures(torch.empty(len(entries), 3, 0, 0), tuple(entry.id for entry in entries), captions=captions)
 
     def _unidentified(self, metric: IdentityMetric) -> str | None:
         if self.gallery is None or self._judges.face is None:

@@ -126,24 +126,29 @@ class Cider(CaptionMetric):
     perfect: ClassVar[float | None] = None
     sigma: ClassVar[float] = 6.0
 
+    def lacks(self, documents: Documents) -> str | None:
+        """Return why not, where fewer than `least` pictures have references."""
+        _, count = _document_frequencies(documents)
+        if count < self.least:
+            return f"CIDEr-D weighs words by the references of {self.least} pictures or more, and has those of {count}"
+        return None
+
     def scores(self, pairs: Sequence[Pair], documents: Documents) -> list[float]:
         """Score each pair.
 
         Raises:
             NotRunError: fewer than `least` pictures have references.
         """
+        reason = self.lacks(documents)
+        if reason is not None:
+            raise NotRunError(reason)
         seen, count = _document_frequencies(documents)
-        if count < self.least:
-            raise NotRunError(f"CIDEr-D weighs words by {self.least} pictures' references or more, and has {count}")
         return [self._score(pair, seen, math.log(count)) for pair in pairs]
 
-    def pooled(self, pairs: Sequence[Pair]) -> float:
-        """Return the mean over the corpus, words weighed by all its references.
-
-        Raises:
-            NotRunError: as `scores` does.
-        """
-        return math.fsum(self.scores(pairs, tuple(pair.references for pair in pairs))) / len(pairs)
+    def pooled(self, pairs: Sequence[Pair]) -> float | None:
+        """Return the mean over the corpus, words weighed by all its references; None for fewer than `least`."""
+        documents = tuple(pair.references for pair in pairs)
+        return None if self.lacks(documents) else math.fsum(self.scores(pairs, documents)) / len(pairs)
 
     def _score(self, pair: Pair, seen: Counts, log_count: float) -> float:
         vectors, length = _weighed(pair.candidate, seen, log_count)

@@ -53,6 +53,11 @@ class CaptionMetric(ABC):
         """Return why captions cannot be scored here, None where they can; asked before an audit runs."""
         return None
 
+    def lacks(self, documents: Documents) -> str | None:
+        """Return why these pictures' references are too few to score anything by, None where they serve."""
+        known = any(any(map(words, references)) for references in documents)
+        return None if known else "none of the pictures has a reference caption"
+
     def __call__(
         self, truth: Pictures, recovery: Recovery, judge: Judge | None = None, gallery: Pictures | None = None
     ) -> Float[Tensor, "b"]:
@@ -96,6 +101,11 @@ class CaptionMetric(ABC):
             raise NotRunError(reason)
         with_words = [tuple(filter(words, references)) for references in truth.captions]
         return [Pair(text, references) if references else None for text, references in zip(texts, with_words)]
+
+
+def referenced(truth: Pictures) -> list[int]:
+    """Return the rows of the pictures that have a reference caption with words."""
+    return [row for row, references in enumerate(truth.captions or ()) if any(map(words, references))]
 
 
 def captions_of(recovery: Recovery, name: str) -> tuple[str, ...]:

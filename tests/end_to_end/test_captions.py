@@ -1,0 +1,188 @@
+"""Recovered captions scored through the command line: an attack that names the colour it sees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from PIL import Image
+
+from seepage import registry
+from seepage.metrics import Bleu4, Cider, RougeL
+from seepage.schema import Cell
+from seepage.store import Store
+from seepage.types import Captions, Knowledge, Leak, Pictures, Recoverer, Recovery, Status
+
+Run = Callable[..., tuple[int, str, str]]
+COLOURS = ("red", "green", "blue")
+CAPTIONS = {
+    "1.png": ("a red dog runs on the grass", "the red dog is running"),
+    "2.png": ("a green ball lies in the sand",),
+    "3.png": (),
+    "4.png": ("a blue sea under a grey sky", "waves on a blue sea", "water"),
+    "5.png": ("a red bus drives down the street", "a bus"),
+}
+SHADES = {"1.png": (250, 0, 0), "2.png": (0, 250, 0), "3.png": (0, 240, 0), "4.png": (0, 0, 250), "5.png": (240, 0, 0)}
+METRICS = ("bleu4", "rouge_l", "cider:least=3")
+
+
+def said(colour: str) -> str:
+    return f"a {colour} dog runs on the \ud83d grass"
+
+
+@dataclass(frozen=True)
+class Namer:
+    """Say the strongest colour of the leak, mixed as the tiny victim mixes."""
+
+    efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {}
+    access: ClassVar[str] = "white-box"
+    auxiliary: ClassVar[str] = "none"
+    budget: ClassVar[int] = 1
+
+    def fit(self, knowledge: Knowledge, generator: torch.Generator, *, workdir=None, progress=None) -> Recoverer:
+        return _Namer()
+
+    def load(self, path: Path, knowledge: Knowledge) -> Recoverer:
+        return _Namer()
+
+
+class _Namer(Recoverer):
+    def recover(self, leak: Leak, generators) -> Recovery:
+        mix = torch.tensor([[0.6, 0.3, 0.1], [0.1, 0.6, 0.3], [0.3, 0.1, 0.6]]).inverse()
+        strongest = torch.einsum("oc,bc->bo", mix, leak.features.mean(dim=(2, 3))).argmax(1)
+        return captions(*(said(COLOURS[int(index)]) for index in strongest))
+
+    def prior(self, n: int, generators) -> Recovery:
+        return captions(*["a thing"] * n)
+
+    def constant(self, n: int) -> Recovery:
+        return captions(*["a dog on the grass"] * n)
+
+    def save(self, path: Path) -> None:
+        path.touch()
+
+
+def captions(*texts: str) -> Recovery:
+    value = Captions(texts, torch.zeros(len(texts)))
+    return Recovery(value, (Status("stopped"),) * len(texts), torch.zeros(len(texts), dtype=torch.long))
+
+
+@pytest.fixture(autouse=True)
+def namer() -> Iterator[None]:
+    registry.names("attack")
+    registry.register("attack", "namer")(Namer)
+    yield
+    del registry._components["attack"]["namer"]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    root = tmp_path / "captioned"
+    root.mkdir()
+    lines = []
+    for name, texts in CAPTIONS.items():
+        Image.new("RGB", (16, 16), SHADES[name]).save(root / name)
+        lines.append(json.dumps({"file_name": name} | ({"captions": texts} if texts else {})))
+    (root / "metadata.jsonl").write_text("\n".join(lines))
+    return root
+
+
+def audit(seepage: Run, victim: str, images: Path, output: Path, *more: object) -> Cell:
+    asked = [word for metric in METRICS for word in ("--metric", metric)]
+    code, _, err = seepage("audit", victim, images, "--attack", "namer", "--layer", "mix", "-o", output, *asked, *more)
+    assert code == 0, err
+    (cell,) = Store(output).cells().values()
+    return cell
+
+
+def truth(*names: str) -> Pictures:
+    return Pictures(torch.empty(len(names), 3, 0, 0), names, captions=tuple(CAPTIONS[name] for name in names))
+
+
+ALL = truth("1.png", "2.png", "4.png", "5.png")
+RECOVERED = tuple(said(colour) for colour in ("red", "green", "blue", "red"))
+
+
+def test_captions_are_scored_beside_controls_and_ceiling(
+    victim: str, pictures: Path, tmp_path: Path, seepage: Run
+) -> None:
+    cell = audit(seepage, victim, pictures, tmp_path / "o")
+    assert set(cell.summary) == set(METRICS)
+    for key, metric in (("bleu4", Bleu4()), ("rouge_l", RougeL()), ("cider:least=3", Cider(least=3))):
+        expected = metric(ALL, captions(*RECOVERED)).tolist()
+        found = [sample.metrics[key] for sample in cell.samples if sample.metrics]
+        assert found == pytest.approx(expected, rel=1e-9), key
+        stats = cell.summary[key]
+        assert (stats.n, stats.mean) == (4, pytest.approx(sum(expected) / 4))
+        pooled = metric.corpus(ALL, captions(*RECOVERED))
+        assert stats.corpus == (pooled if pooled is None else pytest.approx(pooled, rel=1e-9))
+    assert cell.samples[2].metrics == {}
+    assert cell.summary["bleu4"].corpus != pytest.approx(cell.summary["bleu4"].mean, rel=1e-3)
+    rouge = {name: stats["rouge_l"] for name, stats in cell.controls.items()}
+    assert set(rouge) == {"prior", "constant", "shuffled"}
+    assert rouge["constant"].mean == pytest.approx(RougeL()(ALL, captions(*["a dog on the grass"] * 4)).mean().item())
+    assert rouge["prior"].mean < rouge["constant"].mean
+    assert cell.summary["rouge_l"].recovery is not None
+
+
+def test_a_person_is_the_ceiling(victim: str, pictures: Path, tmp_path: Path, seepage: Run) -> None:
+    cell = audit(seepage, victim, pictures, tmp_path / "o")
+    others = Pictures(
+        torch.empty(3, 3, 0, 0),
+        ("1", "4", "5"),
+        captions=tuple(CAPTIONS[name][1:] for name in ("1.png", "4.png", "5.png")),
+    )
+    person = captions(*(CAPTIONS[name][0] for name in ("1.png", "4.png", "5.png")))
+    assert set(cell.ceilings) == {"human"}
+    assert cell.ceilings["human"]["rouge_l"].n == 3
+    assert cell.ceilings["human"]["rouge_l"].mean == pytest.approx(RougeL()(others, person).mean().item())
+    assert "human" not in cell.controls
+
+
+def test_shuffled_is_scored_against_another_pictures_captions(
+    victim: str, pictures: Path, tmp_path: Path, seepage: Run
+) -> None:
+    cell = audit(seepage, victim, pictures, tmp_path / "o")
+    # Each against the next, of those that have captions: 2.png against 4.png.
+    pairs = (("2.png", "red"), ("4.png", "green"), ("5.png", "blue"), ("1.png", "red"))
+    scored = [RougeL()(truth(name), captions(said(colour))).item() for name, colour in pairs]
+    assert cell.controls["shuffled"]["rouge_l"].n == 4
+    assert cell.controls["shuffled"]["rouge_l"].mean == pytest.approx(sum(scored) / 4)
+
+
+def test_records_hold_the_captions_unless_redacted(victim: str, pictures: Path, tmp_path: Path, seepage: Run) -> None:
+    cell = audit(seepage, victim, pictures, tmp_path / "o")
+    shown = cell.samples[0].recovered, cell.samples[0].truth
+    assert [item.caption for item in shown if item is not None] == [
+        "a red dog runs on the ? grass",
+        CAPTIONS["1.png"][0],
+    ]
+    assert shown[1] is not None
+    assert shown[1].image is not None
+    assert (tmp_path / "o" / shown[1].image).is_file()
+    redacted = audit(seepage, victim, pictures, tmp_path / "r", "--redact")
+    assert {(sample.recovered, sample.truth) for sample in redacted.samples} == {(None, None)}
+    assert redacted.summary["bleu4"].corpus is None
+    assert redacted.summary["bleu4"].mean == cell.summary["bleu4"].mean
+    assert "dog" not in (tmp_path / "r" / "results.jsonl").read_text()
+
+
+def test_without_captions_the_metrics_say_so(victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:
+    cell = audit(seepage, victim, folder, tmp_path / "o")
+    assert cell.summary == {}
+    assert cell.unavailable["rouge_l"] == "none of the pictures has a reference caption"
+    assert cell.unavailable["cider:least=3"] == (
+        "CIDEr-D weighs words by the references of 3 pictures or more, and has those of 0"
+    )
+
+
+def test_a_group_of_one_gives_the_same_values(victim: str, pictures: Path, tmp_path: Path, seepage: Run) -> None:
+    whole = audit(seepage, victim, pictures, tmp_path / "o")
+    first = audit(seepage, victim, pictures, tmp_path / "one", "--limit", 4)
+    again = [sample.metrics["rouge_l"] for sample in first.samples if sample.metrics]
+    assert again == [sample.metrics["rouge_l"] for sample in whole.samples if sample.metrics][:3]
