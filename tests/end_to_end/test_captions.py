@@ -63,6 +63,13 @@ class _Namer(Recoverer):
     def constant(self, n: int) -> Recovery:
         return captions(*["a dog on the grass"] * n)
 
+    def score(self, leak: Leak, candidates) -> torch.Tensor:
+        """How many words of its own a candidate has."""
+        texts = self.recover(leak, []).value.texts
+        return torch.tensor(
+            [[float(len(set(text.split()) & set(own.split()))) for own in candidates] for text in texts]
+        )
+
     def save(self, path: Path) -> None:
         path.touch()
 
@@ -186,3 +193,23 @@ def test_a_group_of_one_gives_the_same_values(victim: str, pictures: Path, tmp_p
     first = audit(seepage, victim, pictures, tmp_path / "one", "--limit", 4)
     again = [sample.metrics["rouge_l"] for sample in first.samples if sample.metrics]
     assert again == [sample.metrics["rouge_l"] for sample in whole.samples if sample.metrics][:3]
+
+
+def test_the_own_caption_is_looked_for_among_the_others(
+    victim: str, pictures: Path, tmp_path: Path, seepage: Run
+) -> None:
+    """By shared words the red dog finds its own caption; the others find the dog's, the only one on grass."""
+    more = ("--metric", "recall1", "--metric", "recall5")
+    cell = audit(seepage, victim, pictures, tmp_path / "o", *more)
+    assert [sample.metrics.get("recall1") for sample in cell.samples] == [1.0, 0.0, None, 0.0, 0.0]
+    assert cell.unavailable["recall5"] == "Recall5 looks among the captions of more than 5 pictures, and has 4"
+    # Of the shuffled ones, the last bus is looked for as the dog, and found.
+    assert cell.controls["shuffled"]["recall1"].mean == 0.25
+
+
+def test_an_attack_that_ranks_nothing_says_so(
+    victim: str, pictures: Path, tmp_path: Path, seepage: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Namer, "score", Recoverer.score)
+    cell = audit(seepage, victim, pictures, tmp_path / "o", "--metric", "recall1")
+    assert cell.unavailable == {"recall1": "the attack ranks no candidates"}

@@ -63,6 +63,12 @@ def test_bad_input_is_one_line() -> None:
         Recall1()(pictured([]), scored(torch.zeros(2, 10), [0, 0]))
 
 
+def test_too_few_captions_to_look_among_are_a_reason() -> None:
+    captions = [["a dog"], ["A dog."], [], ["a cat"]]
+    assert Recall1().lacks(captions) is None
+    assert Recall5().lacks(captions) == "Recall5 looks among the captions of more than 5 pictures, and has 2"
+
+
 CAPTIONS = [[f"picture number {index}", "another"] for index in range(30)]
 
 

@@ -19,7 +19,7 @@ from ..checks import check
 from ..data import batches
 from ..schema import Cell, Check, Cost, Environment, Scale, Spec, Stats
 from ..store import SampleLine
-from ..types import Captions, Metric, Recovery, SplitModel, Status
+from ..types import Captions, Metric, Recovery, Scores, SplitModel, Status
 from .rows import take
 from .scoring import CEILINGS
 from .statistics import describe, with_recovery
@@ -42,6 +42,9 @@ def record(
         unavailable["shuffled"] = "there is no other picture to score these recoveries against"
     elif bench.gallery is not None and gallery is not None and not bench.gallery.others:
         unavailable["shuffled"] = "of identities: the gallery knows but one of the people under audit"
+    for name, metric in bench.metrics.items():
+        if good and Scores in metric.reads and name not in summary:
+            unavailable.setdefault(name, "the attack ranks no candidates")
     return Cell(
         key=key,
         status="done" if good else "failed",

@@ -129,7 +129,9 @@ class CellRun:
         if not good:
             return lines
         kept = take_recovery(recovery, good)
-        scored = scorer.score([indices[row] for row in good], take(truth, good), leak.features[good], kept)
+        scored = scorer.score(
+            [indices[row] for row in good], take(truth, good), leak.with_features(leak.features[good]), kept
+        )
         for place, row in enumerate(good):
             index = indices[row]
             shown, original = self._show(index, truth.images[row], kept, place, scored.labels)

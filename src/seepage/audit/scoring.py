@@ -11,9 +11,22 @@ from torch import Tensor
 from .. import seeding
 from ..metrics.human import human_ceiling
 from ..metrics.identity import IdentityMetric
+from ..metrics.retrieval import candidates
 from ..metrics.sentences import CaptionMetric, referenced
 from ..metrics.tokens import words
-from ..types import Captions, Images, Metric, Pictures, Recoverer, Recovery, SeepageError, SplitModel, Status
+from ..types import (
+    Captions,
+    Images,
+    Leak,
+    Metric,
+    Pictures,
+    Recoverer,
+    Recovery,
+    Scores,
+    SeepageError,
+    SplitModel,
+    Status,
+)
 from .rows import take, take_recovery
 from .workbench import Workbench, residuals
 
@@ -43,8 +56,8 @@ class Scorer:
         count = len(bench.source)
         self._shift = 0 if count < 2 else 1 + bench.request.seed % (count - 1)
 
-    def score(self, indices: Sequence[int], truth: Pictures, features: Tensor, recovery: Recovery) -> Scored:
-        """Score recoveries, none of them failed, of the pictures at `indices`."""
+    def score(self, indices: Sequence[int], truth: Pictures, leak: Leak, recovery: Recovery) -> Scored:
+        """Score recoveries, none of them failed, of the pictures at `indices`, and what else their leak tells."""
         rows = range(len(indices))
         truth = self._named(indices, truth)
         controls: list[dict[str, dict[str, float]]] = [{} for _ in rows]
@@ -58,11 +71,18 @@ class Scorer:
         if isinstance(recovery.value, Captions):
             for row, values in self._human(truth).items():
                 controls[row] |= {HUMAN: values} if values else {}
+        metrics = self._metrics(truth, recovery)
+        for row, index in enumerate(indices):
+            metrics[row] |= self._found(leak, row, index)
+            other = next(self._following(index, captioned=True), None)
+            values = {} if other is None else self._found(leak, row, other)
+            if values:
+                controls[row][SHUFFLED] = controls[row].get(SHUFFLED, {}) | values
         labels = None
         if isinstance(recovery.value, Images):
             said = self._bench.judge_label(recovery.value.images), self._bench.judge_label(truth.images)
             labels = None if said[0] is None or said[1] is None else (said[0], said[1])
-        return Scored(residuals(self._split, features, recovery), self._metrics(truth, recovery), controls, labels)
+        return Scored(residuals(self._split, leak.features, recovery), metrics, controls, labels)
 
     def _metrics(self, truth: Pictures, recovery: Recovery) -> list[dict[str, float]]:
         scores = self._identities(truth, recovery)
@@ -86,6 +106,22 @@ class Scorer:
                     for row, value in zip(rows, values, strict=True):
                         scores[row][key] = value
         return scores
+
+    def _found(self, leak: Leak, row: int, picture: int) -> dict[str, float]:
+        """The metrics that ask whether a row of the leak tells a picture's own caption from those of others."""
+        bench, captions = self._bench, self._bench.captioned.captions or ()
+        asked = {
+            key: item for key, item in bench.metrics.items() if Scores in item.reads and key not in bench.unavailable
+        }
+        if not asked or not any(map(words, captions[picture])):
+            return {}
+        texts, match = candidates(captions, picture, seeding.generator(bench.request.seed, "metric", "gallery"))
+        scores = self._recoverer.score(leak.rows(row, row + 1), texts)
+        if scores is None:
+            return {}
+        value = Scores(scores.detach().cpu(), torch.tensor([match]))
+        recovery = Recovery(value, (Status("stopped"),), torch.zeros(1, dtype=torch.long))
+        return {key: item(take(bench.captioned, [picture]), recovery).item() for key, item in asked.items()}
 
     def _human(self, truth: Pictures) -> dict[int, dict[str, float]]:
         """What one reference of each picture scores against its others, where it has any."""
@@ -155,19 +191,23 @@ class Scorer:
 
         Captions are shuffled among the pictures that have some.
         """
-        count = len(self._bench.source)
-        for step in range(count if count > 1 else 0):
-            other = (index + self._shift + step) % count
-            if other == index or self._bench.hashes[other] == self._bench.hashes[index]:
-                continue
+        for other in self._following(index, captioned=captioned):
             entry = self._bench.source.entries[other]
-            if captioned and not any(map(words, entry.captions)):
-                continue
             try:
                 return Pictures(self._split.load(entry.path)[None], (entry.id,), captions=(entry.captions,))
             except SeepageError:  # unreadable, or a shape that the victim does not take
                 continue
         return None
+
+    def _following(self, index: int, *, captioned: bool) -> Iterator[int]:
+        """The other pictures in the derangement's order, without copies of this one."""
+        count = len(self._bench.source)
+        for step in range(count if count > 1 else 0):
+            other = (index + self._shift + step) % count
+            if self._bench.hashes[other] == self._bench.hashes[index]:
+                continue
+            if not captioned or any(map(words, self._bench.source.entries[other].captions)):
+                yield other
 
 
 def _as_recovery(images: Tensor) -> Recovery:

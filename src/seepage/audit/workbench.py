@@ -16,6 +16,7 @@ from ..attacks.parameters import require_sensible
 from ..data.features import open_leak
 from ..data.source import PictureSource
 from ..metrics.identity import IdentityMetric, needs
+from ..metrics.retrieval import Recall
 from ..metrics.sentences import CaptionMetric
 from ..schema import Cut, Judge
 from ..types import Attack, Examples, Images, Knowledge, Leak, Metric, PictureFile, Pictures, Recovery, SplitModel
@@ -137,7 +138,7 @@ class Workbench:
             if isinstance(metric, IdentityMetric):
                 reason = self._unidentified(metric)
                 found |= {} if reason is None else {key: reason}
-            if isinstance(metric, CaptionMetric) and key not in found:
+            if isinstance(metric, CaptionMetric | Recall) and key not in found:
                 reason = metric.lacks(self.captioned.captions or ())
                 found |= {} if reason is None else {key: reason}
         return found

@@ -36,6 +36,15 @@ class Recall:
         """Return None: it asks nothing but the scores."""
         return None
 
+    def lacks(self, captions: Sequence[Sequence[str]]) -> str | None:
+        """Return why these pictures' captions are too few to look among, None where they serve."""
+        count = len({words(_first(own)) for own in captions} - {()})
+        if count <= self.within:
+            return (
+                f"{type(self).__name__} looks among the captions of more than {self.within} pictures, and has {count}"
+            )
+        return None
+
     def __call__(
         self, truth: Pictures, recovery: Recovery, judge: Judge | None = None, gallery: Pictures | None = None
     ) -> Float[Tensor, "b"]:
