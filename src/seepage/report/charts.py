@@ -144,7 +144,7 @@ def _chart(verdict: Verdict, scale: Measure, name: str) -> Chart:
         "The shaded area is what an attacker without the features reaches."
     )
     if any(line.ceiling for line in lines):
-        caption += " The dotted line is the ceiling: what the originals themselves score."
+        caption += " The dotted line is the ceiling: what can be reached with the picture at hand."
     drawings = [_Drawing(verdict, scale, lines, width, f"{name}-{width}").markup() for width in (960, 380)]
     return Chart(scale.key, title, caption, drawings[0], drawings[1], tuple(key))
 

@@ -94,6 +94,37 @@ _MEASURES = (
         higher_leaks=False,
         style="significant",
     ),
+    Measure(
+        "cider",
+        "CIDEr-D",
+        "ten times the cosine of rare runs of words with the reference captions (Vedantam et al. 2015)",
+    ),
+    *(
+        Measure(f"bleu{n}", f"BLEU-{n}", f"share of recovered runs of up to {n} words that a reference caption has")
+        for n in range(1, 5)
+    ),
+    Measure(
+        "rouge_l", "ROUGE-L", "F-measure of the longest run of words, gaps allowed, shared with a reference caption"
+    ),
+    Measure("meteor", "METEOR", "words shared with a reference caption by form, stem, synonym or paraphrase"),
+    Measure("spice", "SPICE", "objects, attributes and relations shared with the reference captions"),
+    Measure("cosine", "Cosine", "cosine of a sentence encoder's vectors of the caption and its nearest reference"),
+    *(
+        Measure(
+            f"recall{n}",
+            f"Recall@{n}",
+            f"share of pictures whose own caption is among the {n} best of the candidates that the attack ranks",
+            style="percent",
+        )
+        for n in (1, 5, 10)
+    ),
+    Measure(
+        "perplexity",
+        "Perplexity",
+        "how unforeseen the caption is to a language model that did not write it: fluency, not leakage",
+        higher_leaks=False,
+        digits=1,
+    ),
 )
 _BY_KEY: Mapping[str, Measure] = {measure.key: measure for measure in _MEASURES}
 
@@ -106,6 +137,7 @@ CONTROLS: Mapping[str, str] = {
 
 CEILINGS: Mapping[str, str] = {
     "original": "the originals themselves, scored as recoveries are: no attack can be expected to do better",
+    "human": "one reference caption of each picture, scored against its others: what a person who sees it reaches",
 }
 
 TERMS: tuple[tuple[str, str], ...] = (
@@ -114,7 +146,7 @@ TERMS: tuple[tuple[str, str], ...] = (
     ("95 % interval", "of the mean, by 2 000 bootstrap draws of the pictures; it says nothing of other attacks"),
     ("Worst decile", "the mean of the tenth of the pictures that leak most, of at least one picture"),
     ("Control", "what an attacker without the features reaches; a recovery no better than it shows no leakage"),
-    ("Ceiling", "what the originals themselves score, for metrics that have no perfect value"),
+    ("Ceiling", "what the originals themselves score, or human captions, for metrics that have no perfect value"),
     ("Recovery", "where the mean squared error lies between the strongest control (0 %) and the original (100 %)"),
     ("Residual", "how far the recovered picture's features are from the leak, relative to it: small is not yet right"),
     ("Passes", "runs through the model up to the cut, forward or forward and backward, that one picture took"),
