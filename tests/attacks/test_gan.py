@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from seepage import registry, seeding
 from seepage.attacks.gan import Gan
-from seepage.attacks.generators import GeneratorError
+from seepage.attacks.generators import GeneratorError, load
 from seepage.types import Images, Knowledge, NotRunError, Recoverer, Recovery, SeepageError
 
 SHAPE = (3, 16, 16)
@@ -238,6 +238,14 @@ def test_a_package_that_is_not_there_is_named() -> None:
     with pytest.raises(GeneratorError, match="no_such_package"):
         fitted("gan:generator=module/no_such_package.module:make", Knowledge(SHAPE, wide()))
     assert sys.path == before
+
+
+def test_a_file_may_hold_a_dataclass_under_postponed_annotations(file: Path) -> None:
+    lines = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    lines += "@dataclass\nclass Plan:\n    size: int = 16\n"
+    file.with_name("planned.py").write_text(lines + FILE, encoding="utf-8")
+    found = load(f"module/{file.with_name('planned.py')}:linear", SHAPE, torch.device("cpu"))
+    assert found(torch.zeros(1, *found.latent)).shape == (1, 3, 16, 16)
 
 
 def test_random_weights_do_not_depend_on_global_state(file: Path) -> None:

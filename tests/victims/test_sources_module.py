@@ -160,6 +160,59 @@ def test_what_the_users_code_raised_stays_chained(file: Path) -> None:
     assert isinstance(caught.value.__cause__, KeyError)
 
 
+ANNOTATED = """
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, get_type_hints
+
+from torch import nn
+
+@dataclass
+class Plan:
+    kind: ClassVar[str] = "flat"
+    _: KW_ONLY
+    start: int = 1
+
+def network():
+    return nn.Flatten(get_type_hints(Plan)["start"](Plan(start=1).start))
+"""
+
+
+def test_a_file_may_hold_a_dataclass_under_postponed_annotations(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(ANNOTATED)
+    assert isinstance(victims.load(f"module/{tmp_path}/mine.py:network").model, nn.Flatten)
+
+
+def test_files_of_one_name_do_not_meet_and_hide_no_module(tmp_path: Path) -> None:
+    for kind in ("ReLU", "Flatten"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "json.py").write_text(f"from torch import nn\nclass Own(nn.{kind}): pass\n")
+    import json
+
+    found = [type(victims.load(f"module/{tmp_path}/{kind}/json.py:Own").model) for kind in ("ReLU", "Flatten")]
+    assert [one.__base__ for one in found] == [nn.ReLU, nn.Flatten]
+    assert all(sys.modules[one.__module__].Own is one for one in found)
+    assert sys.modules["json"] is json
+
+
+def test_a_file_that_fails_leaves_the_modules_as_they_were(tmp_path: Path) -> None:
+    def run(text: str) -> dict[str, object]:
+        (tmp_path / "mine.py").write_text(text)
+        if text == ANNOTATED:
+            victims.load(f"module/{tmp_path}/mine.py:network")
+        else:
+            with pytest.raises(SeepageError, match="raised KeyError"):
+                victims.load(f"module/{tmp_path}/mine.py:network")
+        return {name: module for name, module in sys.modules.items() if getattr(module, "__file__", 0) == module_file}
+
+    module_file = str(tmp_path / "mine.py")
+    assert run("raise KeyError(3)\n") == {}
+    good = run(ANNOTATED)
+    assert len(good) == 1
+    assert run("raise KeyError(3)\n") == good
+
+
 def test_files_that_cannot_be_run_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(victims.UnknownVictimError, match=r"no file nowhere\.py; expected module/"):
         victims.load("module/nowhere.py:network")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..own_code import run_file
 from ..registry import suggest
 from ..seeding import state_sha256
 from ..types import SeepageError, Shape
@@ -121,11 +121,7 @@ def _function(where: str, name: str) -> Callable[[], object]:
     if where.endswith(".py"):
         if not Path(where).is_file():
             raise GeneratorError(f"no file {where}; expected {FORMS}, where an absolute path has two slashes")
-        spec = importlib.util.spec_from_file_location(Path(where).stem, where)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = run_file(Path(where))
     else:
         module = importlib.import_module(where)
     found = getattr(module, name, None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms import functional as F
 
+from ..own_code import run_file
 from ..registry import register, suggest
 from ..types import SeepageError
 from .preprocess import Preprocessing
@@ -103,13 +103,8 @@ def _function(where: str, name: str) -> Callable[[], Any]:
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UnknownVictimError(f"no file {path}; expected {_FORMS}, where an absolute path has two slashes")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise UnknownVictimError(f"{path} is no Python file; expected {_FORMS}")
-    module = importlib.util.module_from_spec(spec)
     with _blamed(str(path)), _path(str(path)):
-        spec.loader.exec_module(module)
-    return module
+        return run_file(path)
 
 
 def _from_package(name: str) -> ModuleType:
