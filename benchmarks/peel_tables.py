@@ -34,8 +34,8 @@ from pathlib import Path
 
 import torch
 
+import face_judge
 import seepage
-import train_face_judge
 import train_xray
 from peel_restart import PASSES, restart
 from seepage import assets
@@ -123,7 +123,7 @@ def audited(group: Group, layer: str, attack: str, places: dict[str, str], effor
         layers=(layer,),
         attacks=(attack,),
         metrics=("mse", "psnr", *(FACE_METRICS if people else ())),
-        judges=(f"face={train_face_judge.name()}",) if people else (),
+        judges=(f"face={face_judge.name()}",) if people else (),
         gallery=places["gallery"] if people else None,
         effort=effort,
         size=group.size,
@@ -261,14 +261,14 @@ def _xrays(data: Path) -> Path:
 
 def _faces(data: Path) -> Path:
     root = folder_of(data / "orl_faces.tgz", "orl/all", "faces")
-    names = [(person, number) for number in (6, 7, 8, 9, 10) for person in train_face_judge.TARGETS]
+    names = [(person, number) for number in (6, 7, 8, 9, 10) for person in face_judge.TARGETS]
     found = {(path.parent.name, path.stem): path for path in root.rglob("*.pgm")}
     return _chosen("peel_faces", [(found[f"s{p}", str(n)], f"s{p}/{n}.pgm") for p, n in names], people=True)
 
 
 def _gallery(data: Path) -> Path:
     root = folder_of(data / "orl_faces.tgz", "orl/all", "faces")
-    names = [(person, number) for person in train_face_judge.JUDGED for number in range(1, 6)]
+    names = [(person, number) for person in face_judge.JUDGED for number in range(1, 6)]
     found = {(path.parent.name, path.stem): path for path in root.rglob("*.pgm")}
     return _chosen("peel_gallery", [(found[f"s{p}", str(n)], f"s{p}/{n}.pgm") for p, n in names], people=True)
 
@@ -286,7 +286,7 @@ def _chosen(name: str, files: list[tuple[Path, str]], people: bool = False) -> P
 
 
 def _require_judge() -> None:
-    file = train_face_judge.weights()
+    file = face_judge.weights()
     if not file.is_file():
         raise SystemExit(f"face rows need their judge, {file}, which is not there: run benchmarks/train_face_judge.py")
 
