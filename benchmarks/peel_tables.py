@@ -86,7 +86,7 @@ def groups(data: Path) -> list[Group]:
 
 @dataclass(frozen=True)
 class Record:
-    """One line of the table: means with their 95 % intervals over `n` pictures."""
+    """One line of the table: means with their 95 % intervals over `n` pictures; `judge` says who knows the people."""
 
     row: str
     group: str
@@ -101,6 +101,7 @@ class Record:
     control_mse: float | None
     ceilings: dict[str, float]
     seconds: float
+    judge: str = ""
 
 
 def folders(data: Path, own: dict[str, Path | None]) -> dict[str, str]:
@@ -226,6 +227,7 @@ def _record(group: Group, layer: str, attack: str, effort: str, cell: Cell) -> R
         control_mse=min(controls, default=None),
         ceilings={key: ceilings[key].mean for key in FACE_METRICS if key in ceilings},
         seconds=spent / max(len(cell.samples), 1),
+        judge=cell.spec.judges["face"].name.partition("@")[0].rpartition("/")[2] if "face" in cell.spec.judges else "",
     )
 
 

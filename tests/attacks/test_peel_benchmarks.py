@@ -12,6 +12,7 @@ import torch
 from test_peel import SHAPE, Bottleneck, Walked, images, network, pictures, psnr, stem, walk
 
 from seepage.attacks.peel import Peel
+from seepage.schema import Cell, Spec
 from seepage.types import SplitModel
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -123,3 +124,30 @@ def test_the_hypothesis_is_read_off_the_blocks_of_trained_networks(benchmark):
     assert verdict.verdict == "partly"
     assert "in 1 of 2" in verdict.ours
     assert claims.noisy_copy({"blocks": rows[:1]}).verdict == "reproduced"
+
+
+def test_the_page_names_the_judge_that_the_rows_were_asked_of(benchmark):
+    claims, judge = benchmark("claims"), benchmark("face_judge")
+    asked = cell("peel", 0.1, knn_distance=(1.0, 0.9, 1.1))
+    own = f"{Path(judge.__file__).name}:{judge.network.__name__}"
+    adapted = "on other people, a network that never saw the victim"
+    assert adapted in claims.page(tables(asked | {"judge": own}, cell("rmle", 0.1)))
+    for rows in ([asked], [asked | {"judge": own}, asked], [asked | {"judge": "efficientnet_lite0"}]):
+        page = claims.page(tables(*rows))
+        assert adapted not in page
+        assert "as it comes, which is no face network" in page
+
+
+def test_a_row_names_its_judge_without_a_path(benchmark):
+    tables, judge = benchmark("peel_tables"), benchmark("face_judge")
+    spec = {"victim": "v", "weights_sha256": "w", "layer": "l", "attack": "a", "data": "d", "manifest_sha256": "m"}
+    group = tables.Group("faces", "faces", "v", ("l",), limit=4)
+    for judges, expected in (
+        ({"face": {"name": judge.name(), "sha256": "s"}}, "face_judge.py:network"),
+        ({"face": {"name": "zoo/efficientnet_lite0@IMAGENET1K_V1:pool", "sha256": "s"}}, "efficientnet_lite0"),
+        ({}, ""),
+    ):
+        found = tables._record(
+            group, "l", "a", "quick", Cell(key="k", status="failed", spec=Spec(**spec, judges=judges))
+        )
+        assert found.judge == expected
