@@ -12,6 +12,12 @@ from torch import Tensor
 from ..types import Images, Knowledge, Leak, NotRunError, Prefix, Recovery, SeepageError, Shape, Status
 
 GREY = 0.5
+_NOT_FINITE = Status("failed", "the leak holds NaN or infinity")
+_SILENT = Status(
+    "failed",
+    "the leak is all zeros: no picture fits it better than another that gives zeros too, and what is left is the "
+    "attack's prior, a null control",
+)
 
 
 def white_box(knowledge: Knowledge, name: str) -> Prefix:
@@ -40,8 +46,13 @@ def determined(prefix: Prefix) -> bool:
     return math.prod(leak_shape(prefix)) >= math.prod(prefix.segments[0].in_shape)
 
 
-def sound_rows(features: Float[Tensor, "b ..."], expected: Shape) -> list[int]:
-    """Return the rows that are finite.
+def refusals(features: Float[Tensor, "b ..."], expected: Shape) -> list[Status | None]:
+    """Return why a row cannot be searched for, None where it can.
+
+    A row of zeros may be a legal leak, of a ReLU that nothing excites. But a residual relative to it is infinite for
+    every picture that does not give zeros as well, and so nothing tells one picture from another: what an attack would
+    answer is its prior, which is a null control already and no recovery. Such a row fails, for all attacks alike, so
+    that their results stay of the same pictures.
 
     Raises:
         SeepageError: the rows are not of the prefix's shape.
@@ -49,8 +60,9 @@ def sound_rows(features: Float[Tensor, "b ..."], expected: Shape) -> list[int]:
     given = tuple(features.shape[1:])
     if given != expected:
         raise SeepageError(f"a row of the leak has shape {given}, this attack was fitted to {expected}")
-    finite = torch.isfinite(features).flatten(1).all(1)
-    return [row for row, fine in enumerate(finite.tolist()) if fine]
+    flat = features.flatten(1)
+    kinds = zip(torch.isfinite(flat).all(1).tolist(), (flat != 0).any(1).tolist(), strict=True)
+    return [(None if spoken else _SILENT) if finite else _NOT_FINITE for finite, spoken in kinds]
 
 
 def recover_rows(
@@ -59,22 +71,22 @@ def recover_rows(
     image_shape: tuple[int, int, int],
     search: Callable[[Tensor, Sequence[int]], tuple[Tensor, Sequence[Status], Tensor]],
 ) -> Recovery:
-    """Run `search` on the finite rows of a leak; the others have failed and are grey.
+    """Run `search` on the rows of a leak that are finite and not all zeros; the others have failed and are grey.
 
     `search` maps features and their row numbers to pictures in [0, 1], statuses and passes.
     """
-    rows = sound_rows(leak.features, expected)
+    refused = refusals(leak.features, expected)
+    rows = [row for row, reason in enumerate(refused) if reason is None]
     device = leak.features.device
     images = torch.full((len(leak), *image_shape), GREY, device=device)
     passes: Int[Tensor, "b"] = torch.zeros(len(leak), dtype=torch.long)
-    status = [Status("failed", "the leak holds NaN or infinity")] * len(leak)
+    status = {row: reason for row, reason in enumerate(refused) if reason is not None}
     if rows:
         found, ended, spent = search(leak.features[rows], rows)
         images[rows] = found.to(images)
         passes[rows] = spent.to(passes)
-        for row, one in zip(rows, ended, strict=True):
-            status[row] = one
-    return Recovery(Images(images), tuple(status), passes)
+        status |= dict(zip(rows, ended, strict=True))
+    return Recovery(Images(images), tuple(status[row] for row in range(len(leak))), passes)
 
 
 def ended(residual: Float[Tensor, "b"], solved: Sequence[Status], tolerance: float) -> list[Status]:

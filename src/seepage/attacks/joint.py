@@ -42,6 +42,8 @@ _RATES = (0.004, 0.03)
 _HELD_OUT = 2
 # Both rates at one weight, then commonly one weight to each side and one beyond.
 _TRIALS = 5
+# Products of the first Newton step.
+_FIRST = 10
 # What a product with J^T J takes of a pass: a directional derivative and a backward run.
 _PRODUCT = 1.5
 _GREY_TV = 3.0
@@ -62,8 +64,8 @@ class Joint:
        it, in coordinates in which natural pictures are white (`priors.Spectrum`). A learned start may be better without
        them: two synthetic pictures which it was not fitted on tell, taken both ways to the end. Where they come within
        30 dB by the start alone nobody asks: what is right already must not be smoothed away.
-    3. `newton` steps of Levenberg-Marquardt without a prior, each of at most `inner` products with J^T J,
-       preconditioned and damped by what the corrections learned.
+    3. `newton` steps of Levenberg-Marquardt without a prior, each of at most `inner` products with J^T J (few to begin
+       with), preconditioned and damped by what the corrections learned.
 
     Where the leak has fewer numbers than the picture, many pictures explain it and the prior decides between them: in
     place of 2 and 3 come `open_steps` of Adam at rate `open_lr`, the weight falling from `open_tv` to a fifth of it.
@@ -81,16 +83,16 @@ class Joint:
     lr: float = 0.03
     tv: float = 0.3
     newton: int = 20
-    inner: int = 30
+    inner: int = 60
     open_steps: int = 100
     open_lr: float = 0.004
     open_tv: float = 0.0
     tolerance: float = 1e-3
 
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
-        "quick": {"corrections": 4, "steps": 60, "lr": 0.02, "tv": 0.1, "newton": 5, "inner": 24, "open_steps": 60},
+        "quick": {"corrections": 4, "steps": 60, "lr": 0.02, "tv": 0.1, "newton": 6, "inner": 30, "open_steps": 60},
         "standard": {},
-        "full": {"corrections": 16, "steps": 2000, "newton": 60, "inner": 50, "open_steps": 300},
+        "full": {"corrections": 16, "steps": 2000, "newton": 40, "inner": 150, "open_steps": 300},
     }
 
     @property
@@ -106,7 +108,8 @@ class Joint:
     @property
     def budget(self) -> int:
         """The corrections, Adam's steps, then for each Newton step its products, its trials and its linearisation."""
-        return self.corrections + self.steps + 1 + self.newton * (self.inner + 4)
+        steps, inner = self.newton_steps
+        return self.corrections + self.steps + 1 + steps * (inner + 4)
 
     def fit(
         self,
@@ -124,10 +127,10 @@ class Joint:
         prefix = white_box(knowledge, "joint")
         seed = generator.initial_seed()
         if self.start == "grey":
-            grey = self._descent(prefix, self.open_tv or _GREY_TV, self.open_lr)
+            grey = None if determined(prefix) else self._descent(prefix, self.open_tv or _GREY_TV, self.open_lr)
             return JointRecoverer(self, prefix, knowledge.image_shape, seed, grey, None, None)
         device = device_of(prefix)
-        decoder, mean = self._corrections.fit(
+        decoder, mean = replace(self._corrections, preconditioned=determined(prefix)).fit(
             prefix, knowledge.image_shape, generator, device=device, progress=progress
         )
 
@@ -161,10 +164,11 @@ class Joint:
                 prefix(images).square().mean().backward()
 
         open_leak = not determined(prefix)
-        newton = self.newton * (_PRODUCT * self.inner + 4)
-        searching = self.open_steps + 1 if open_leak else self.steps + 1 + newton
+        steps, inner = self.newton_steps
+        newton = steps * (_PRODUCT * inner + 4)
         if self.start == "grey":
-            return (Chore(passed, each=searching / rows),)
+            return (Chore(passed, each=(self.open_steps + 1 if open_leak else newton) / rows),)
+        searching = self.open_steps + 1 if open_leak else self.steps + 1 + newton
         count = self._corrections.count(knowledge.image_shape)
         fitting = float(count * (self.corrections + 1))
         if open_leak and self.open_tv == 0:
@@ -179,6 +183,11 @@ class Joint:
         saved = json.loads(path.read_text(encoding="utf-8"))
         seed = saved.pop("seed")
         return Joint(**saved).fit(knowledge, torch.Generator().manual_seed(seed))
+
+    @property
+    def newton_steps(self) -> tuple[int, int]:
+        """Newton steps, and the products of each."""
+        return (2 * self.newton, self.inner // 3) if self.start == "grey" else (self.newton, self.inner)
 
     @property
     def _corrections(self) -> Corrections:
@@ -259,7 +268,7 @@ class JointRecoverer(Recoverer):
             found = Adam(0).solve(scaled(self.prefix), images, z)
         passes = found.passes + (len(self.decoder.corrections) if self.decoder is not None else 0)
         if attack.newton and determined(self.prefix):
-            newton = LevenbergMarquardt(attack.newton, attack.inner, preconditioner=self._preconditioner)
+            newton = LevenbergMarquardt(*attack.newton_steps, preconditioner=self._preconditioner, first=_FIRST)
             found = newton.solve(scaled(self.prefix), images, z, lower=0.0, upper=1.0)
             images, passes = _images(found.x), passes + found.passes
         return images, found, passes
@@ -277,9 +286,10 @@ class JointRecoverer(Recoverer):
         path.write_text(json.dumps({**asdict(self.attack), "seed": self.seed}), encoding="utf-8")
 
     @property
-    def _preconditioner(self) -> Literal["none"] | Operator:
-        learned = None if self.decoder is None else self.decoder.preconditioner
-        return learned or "none"
+    def _preconditioner(self) -> Operator:
+        if self.decoder is not None and self.decoder.preconditioner is not None:
+            return self.decoder.preconditioner
+        return lambda v: Spectrum().covariance(v.view(-1, *self.image_shape)).flatten(1)
 
     def _start(self, features: Tensor) -> Tensor:
         if self.decoder is None:

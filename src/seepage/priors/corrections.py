@@ -127,11 +127,12 @@ class Corrections:
     Each is a ridge regression from where the one before it left the same pictures, as in supervised descent (Xiong &
     De la Torre, CVPR 2013): to begin with it undoes what the ridge decoder cannot see, then what is left. A quarter of
     the pictures is held out; it chooses the ridge, and where nothing more is gained. `pictures=0` takes as many as hold
-    a million pixels, between 24 and 256.
+    a million pixels, between 24 and 256. `preconditioned=False` spares the pass that a preconditioner is learned from.
     """
 
     stages: int = 8
     pictures: int = 0
+    preconditioned: bool = True
 
     def count(self, image_shape: tuple[int, int, int]) -> int:
         """Return how many pictures of this shape are drawn."""
@@ -172,7 +173,8 @@ class Corrections:
             found.append(correction)
             images, error = onward, after
         psnr = -10 * error / math.log(10)
-        return CorrectedDecoder(prefix, decoder, tuple(found), study.preconditioner(images, widths), psnr), mean
+        preconditioner = study.preconditioner(images, widths) if self.preconditioned else None
+        return CorrectedDecoder(prefix, decoder, tuple(found), preconditioner, psnr), mean
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,15 @@ class Spectrum:
         waves = torch.einsum("ko,bohw->bkhw", inverse, images.clamp(_EDGE, 1 - _EDGE).logit())
         return rows @ waves @ columns.mT / weight
 
+    def covariance(self, pictures: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Return the pictures times the covariance of pictures whose waves are white, the sigmoid left out.
+
+        Symmetric and positive: as a preconditioner it makes steps that pictures make, coarse before fine.
+        """
+        rows, columns, weight, colours, _ = _basis(*pictures.shape[2:], pictures.device, pictures.dtype)
+        waves = rows @ torch.einsum("ok,bohw->bkhw", colours, pictures) @ columns.mT
+        return torch.einsum("ok,bkhw->bohw", colours, rows.mT @ (weight.square() * waves) @ columns)
+
 
 @lru_cache(maxsize=8)
 def _basis(

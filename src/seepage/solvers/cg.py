@@ -26,7 +26,7 @@ def cg(
     operator: Operator,
     right: Float[Tensor, "b n"],
     *,
-    steps: int,
+    steps: int | Int[Tensor, "b"],
     tolerance: float | Float[Tensor, "b"] = 1e-6,
     preconditioner: Operator | None = None,
     damping: Float[Tensor, "b 1"] | None = None,
@@ -35,8 +35,9 @@ def cg(
 
     `operator` is linear, symmetric and positive and maps "b n" to "b n" without mixing rows; so is M, the
     `preconditioner`, which approximates its inverse (without one it is the identity). M^-1 is never needed: what it
-    makes of each direction is known by the recurrence that made the direction. A row rests once its residual is at most `tolerance` of the right side, where it
-    meets no positive curvature, or where something is not finite: it then keeps the last point that was sound.
+    makes of each direction is known by the recurrence that made the direction. `steps` is a limit for all rows or one a
+    row. A row rests once its residual is at most `tolerance` of the right side, where it meets no positive curvature,
+    or where something is not finite: it then keeps the last point that was sound.
     """
     x, r = torch.zeros_like(right), right.clone()
     scale = right.norm(dim=1)
@@ -45,9 +46,8 @@ def cg(
     direction, dual, fit = y.clone(), r.clone(), (r * y).sum(1)
     spent = torch.zeros(len(right), dtype=torch.long, device=right.device)
     run = torch.isfinite(fit) & (scale > tolerance * scale)
-    for _ in range(steps):
-        if not bool(run.any()):
-            break
+    limit = torch.as_tensor(steps, device=right.device).expand(len(right))
+    while bool((run := run & (spent < limit)).any()):
         image = operator(direction)
         if damping is not None:
             image = image + damping * dual

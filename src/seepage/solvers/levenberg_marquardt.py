@@ -19,6 +19,7 @@ from .solve import Bound, Problem, State, Variable, drive, start
 _LARGEST_DAMPING = 1e8
 _SMALLEST_DAMPING = 1e-12
 _HALVINGS = 3
+_FEWEST_PRODUCTS, _LENGTHENED = 5, 1.5
 
 
 @dataclass
@@ -26,6 +27,7 @@ class _MarquardtState(State):
     value: Tensor
     damping: Tensor
     growth: Tensor
+    reach: Tensor
     scale: Tensor | None = None
     slope: Tensor | None = None
 
@@ -39,10 +41,11 @@ class LevenbergMarquardt:
     the row's own curvature along its first downhill step M J^T r. Unknowns on a bound that descent would cross are
     held, and the step is projected. `preconditioner="diagonal"` estimates the diagonal of J^T J, M's inverse, from
     `probes` random signs (Bekas et al. 2007; damping by it is Marquardt's own); a function is M itself, mapping "b n"
-    to "b n" row by row, symmetric and positive. A row
-    has converged where its residual norm is at most `tolerance`, or its gradient at most
-    `gradient_tolerance` of the first one: a least-squares fit that cannot reach zero. A pass is one forward run, with
-    or without its backward; a product with J^T J is one.
+    to "b n" row by row, symmetric and positive. With `first` the first step gets so many products, half as many again
+    whenever a step kept over three quarters of what its model promised, a third fewer where it kept under a quarter:
+    far from the answer a model is not worth solving to its end. A row has converged where its residual norm is at most
+    `tolerance`, or its gradient at most `gradient_tolerance` of the first one: a least-squares fit that cannot reach
+    zero. A pass is one forward run, with or without its backward; a product with J^T J is one.
     """
 
     steps: int = 12
@@ -53,6 +56,7 @@ class LevenbergMarquardt:
     probes: int = 8
     tolerance: float = 0.0
     gradient_tolerance: float = 1e-6
+    first: int = 0
 
     def solve(
         self,
@@ -77,7 +81,9 @@ class LevenbergMarquardt:
         state.residual = torch.where(torch.isfinite(value), norm, math.inf)
         self._judge(state)
         damping = torch.full_like(value, self.damping)
-        return _MarquardtState(**vars(state), value=value, damping=damping, growth=torch.full_like(value, 2.0))
+        reach = torch.full_like(value, min(self.first or self.inner, self.inner))
+        growth = torch.full_like(value, 2.0)
+        return _MarquardtState(**vars(state), value=value, damping=damping, growth=growth, reach=reach)
 
     def step(self, problem: Problem, state: _MarquardtState) -> None:
         """Take one damped Gauss-Newton step in the rows that run."""
@@ -100,7 +106,7 @@ class LevenbergMarquardt:
         solved = cg(
             lambda v: torch.where(held, 0.0, model.curvature(v)),
             torch.where(run[:, None], downhill, 0.0),
-            steps=self.inner,
+            steps=state.reach.long(),
             tolerance=self.inner_tolerance,
             preconditioner=preconditioner,
             damping=(state.damping * state.scale)[:, None],
@@ -134,6 +140,9 @@ class LevenbergMarquardt:
             searching, length = searching & ~lower, length / 2
             if not bool(searching.any()):
                 break
+        if self.first:
+            longer = torch.where(ratio > 0.75, _LENGTHENED, torch.where(ratio < 0.25, 1 / _LENGTHENED, 1.0))
+            state.reach = (state.reach * longer).clamp(min(_FEWEST_PRODUCTS, self.inner), self.inner)
         good = ratio > 0
         shrink = (1 - (2 * ratio.clamp(0, 1) - 1) ** 3).clamp_min(1 / 3)
         state.damping = (state.damping * torch.where(good, shrink, state.growth)).clamp_min(_SMALLEST_DAMPING)
