@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -56,12 +57,13 @@ def test_steps_lengthen_where_the_model_holds() -> None:
     draw = torch.Generator().manual_seed(6)
     matrix = torch.randn(64, 64, generator=draw, dtype=torch.float64)
     target = torch.randn(1, 64, generator=draw, dtype=torch.float64)
+
     def spent(steps: int) -> int:
         solver = LevenbergMarquardt(steps, 40, inner_tolerance=0.0, damping=1e-9, first=10)
         zero = torch.zeros(1, 64, dtype=torch.float64)
         return int(solver.solve(lambda x, z: x @ matrix - z, zero, target).passes)
 
     counts = [spent(steps) for steps in (1, 2, 3, 4)]
-    steps = [after - before for before, after in zip(counts, counts[1:], strict=False)]
+    steps = [after - before for before, after in itertools.pairwise(counts)]
     # A linearised step takes three passes beside its products: a model, its bend and a trial.
     assert steps == [15 + 3, 22 + 3, 33 + 3]
