@@ -203,7 +203,8 @@ TEXT: Mapping[str, Asset] = MappingProxyType(
 )
 """What scores of captions need, fetched when first used or by name."""
 
-# Hash and size are those that Keras and torchvision (there an MD5) pin for the publisher's file.
+# Hashes and sizes are those that others pin for the publisher's files: CIFAR-10's Keras and torchvision (there an MD5),
+# TinyImageNet's many repositories, in agreement on SHA-256, MD5 and size.
 DATA: Mapping[str, Asset] = MappingProxyType(
     {
         "cifar10": Asset(
@@ -212,6 +213,14 @@ DATA: Mapping[str, Asset] = MappingProxyType(
             sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
             size=170_498_071,
             sources=(Url("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"),),
+        ),
+        # Over plain http: the hash vouches for the bytes.
+        "tiny_imagenet": Asset(
+            name="tiny_imagenet",
+            filename="tiny-imagenet-200.zip",
+            sha256="6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821",
+            size=248_100_043,
+            sources=(Url("http://cs231n.stanford.edu/tiny-imagenet-200.zip"),),
         ),
     }
 )

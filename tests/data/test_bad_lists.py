@@ -248,9 +248,10 @@ def test_imagenet(tmp_path: Path) -> None:
 
 
 def test_tiny_imagenet(tmp_path: Path) -> None:
-    assert "needs its files: fetch cs231n.stanford.edu/tiny-imagenet-200.zip (248 MB)" in refused("tiny_imagenet/val")
+    assert "type `seepage pull tiny_imagenet` (248 MB from cs231n.stanford.edu)" in refused("tiny_imagenet/val")
+    assert "no; expected tiny-imagenet-200.zip or the folder it unpacks to" in refused("tiny_imagenet/val@/no")
     assert "tiny_imagenet has no split 'test'; known: train, val" in refused("tiny_imagenet/test@/no")
-    assert "holds no wnids.txt: fetch" in refused(f"tiny_imagenet/val@{tmp_path}")
+    assert "holds no wnids.txt: `seepage pull tiny_imagenet`" in refused(f"tiny_imagenet/val@{tmp_path}")
     root = trees.tiny_imagenet(tmp_path / "t")
     val, train = f"tiny_imagenet/val@{root}", f"tiny_imagenet/train@{root}"
     annotations = root / "val" / "val_annotations.txt"

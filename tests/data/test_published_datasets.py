@@ -12,7 +12,7 @@ import dataset_trees as trees
 import pytest
 from dataset_trees import BIRD, MACHINE, NUMBER, TENCH, red
 
-from seepage import data, registry
+from seepage import assets, data, registry
 from seepage.types import SeepageError
 
 
@@ -185,6 +185,17 @@ def test_tiny_imagenet_as_published(tmp_path: Path, pack: bool) -> None:
     assert {entry.id: entry.label for entry in val.entries} == {"val_0.JPEG": 0, "val_1.JPEG": 2, "val_2.JPEG": 1}
     assert [red(entry.path) for entry in val.entries] == [0, 1, 2]
     assert data.open_source(f"tiny_imagenet/val@{folder}").manifest_sha256() == val.manifest_sha256()
+
+
+def test_tiny_imagenet_is_read_where_pull_puts_it(tmp_path: Path) -> None:
+    folder = trees.tiny_imagenet(tmp_path / "t")
+    asset = assets.DATA["tiny_imagenet"]
+    assert asset.filename == "tiny-imagenet-200.zip"
+    asset.path.parent.mkdir(parents=True)
+    packed(folder.parent, asset.path)
+    for split in ("train", "val"):
+        named = data.open_source(f"tiny_imagenet/{split}@{folder}")
+        assert data.open_source(f"tiny_imagenet/{split}").manifest_sha256() == named.manifest_sha256()
 
 
 @pytest.mark.research_data

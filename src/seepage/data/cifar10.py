@@ -24,6 +24,7 @@ from ..registry import register
 from ..types import SeepageError
 from .archive import folder_of
 from .folder import open_folder
+from .published import pulled
 from .source import Entry, PictureSource, require_split
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -62,21 +63,11 @@ def cifar10(split: str, path: Path | None) -> PictureSource:
     """
     name = f"cifar10/{split}"
     require_split("cifar10", split, _BATCHES)
-    found = _pulled(name) if path is None else path
+    found = pulled(name, _EXPECTED) if path is None else path
     batches = _batches(found, split, name)
     if batches is not None:
         return _source(_written(batches, split, name), name, split)
     return _source(folder_of(found, name, _EXPECTED), name, split)
-
-
-def _pulled(name: str) -> Path:
-    asset = assets.DATA["cifar10"]
-    if not asset.path.is_file():
-        raise SeepageError(
-            f"{name} is not here: type `seepage pull cifar10` ({asset.size / 1e6:.0f} MB from {asset.sources[0]}), put "
-            f"{asset.filename} at {printable(asset.path)}, or write {name}@PATH, where PATH is {_EXPECTED}"
-        )
-    return asset.path
 
 
 def _batches(path: Path, split: str, name: str) -> list[bytes] | None:

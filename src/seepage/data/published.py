@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from .. import assets
 from ..files import printable
 from ..pictures import EXTENSIONS
 from ..registry import suggest
@@ -64,6 +65,22 @@ def require_path(path: Path | None, name: str, fetch: str) -> Path:
     if not path.exists():
         raise SeepageError(f"{name}: there is no {printable(path)}: {fetch}, and write {name}@FOLDER")
     return path
+
+
+def pulled(name: str, expected: str) -> Path:
+    """Return what `seepage pull` fetched of `name`, DATASET/SPLIT; `expected` says what a PATH may be instead.
+
+    Raises:
+        SeepageError: it was not fetched.
+    """
+    asset = assets.DATA[name.partition("/")[0]]
+    if not asset.path.is_file():
+        size = f"{asset.size / 1e6:.0f} MB from {asset.sources[0]}"
+        raise SeepageError(
+            f"{name} is not here: type `seepage pull {asset.name}` ({size}), put {asset.filename} at "
+            f"{printable(asset.path)}, or write {name}@PATH, where PATH is {expected}"
+        )
+    return asset.path
 
 
 def find_text(places: Iterable[Path], names: Sequence[str], name: str) -> Text | None:

@@ -10,29 +10,33 @@ from ..files import printable
 from ..registry import register
 from ..types import SeepageError
 from .archive import folder_of
-from .published import Text, file_name, find_text, list_folders, list_pictures, require_file, require_path
+from .published import Text, file_name, find_text, list_folders, list_pictures, pulled, require_file
 from .source import Entry, PictureSource, require_split
 
 _FOLDER = "tiny-imagenet-200"
-_FETCH = f"fetch cs231n.stanford.edu/{_FOLDER}.zip (248 MB)"
+_EXPECTED = f"{_FOLDER}.zip or the folder it unpacks to"
+_FETCH = "`seepage pull tiny_imagenet` fetches all there is"
 _COLUMNS = "NAME.JPEG, a tab, the WordNet id of its class, and four numbers of its box"
 
 
 @register("dataset", "tiny_imagenet")
 def tiny_imagenet(split: str, path: Path | None) -> PictureSource:
-    """Open `tiny_imagenet/train@PATH` or `tiny_imagenet/val@PATH`, labelled by class.
+    """Open `tiny_imagenet/train[@PATH]` or `tiny_imagenet/val[@PATH]`, labelled by class.
 
     PATH is tiny-imagenet-200.zip, or the folder it unpacks to: wnids.txt, words.txt, train/WNID/images/ and
-    val/images/ with val/val_annotations.txt. Classes are in the order of their WordNet ids, which is that of a
-    classifier trained on class folders, and named by the first of their words that no other class begins with. The
-    test pictures have no labels and are none of a split. Source: Stanford CS231n.
+    val/images/ with val/val_annotations.txt. Without PATH, what `seepage pull tiny_imagenet` fetched. Classes are in
+    the order of their WordNet ids, which is that of a classifier trained on class folders, and named by the first of
+    their words that no other class begins with. The test pictures have no labels and are none of a split. Source:
+    Stanford CS231n.
 
     Raises:
-        SeepageError: another split, or a file that is missing or says what cannot be.
+        SeepageError: another split, nothing at PATH, or a file that is missing or says what cannot be.
     """
     require_split("tiny_imagenet", split, ("train", "val"))
     name = f"tiny_imagenet/{split}"
-    root = require_path(path, name, f"{_FETCH}, packed or unpacked")
+    root = pulled(name, _EXPECTED) if path is None else path
+    if not root.exists():
+        raise SeepageError(f"{name}: there is no {printable(root)}; expected {_EXPECTED}")
     if (root / _FOLDER).is_dir():
         root = root / _FOLDER
     texts = {
@@ -44,7 +48,7 @@ def tiny_imagenet(split: str, path: Path | None) -> PictureSource:
         raise SeepageError(f"{name}: {printable(root)} holds no {absent}: {_FETCH}")
     wnids, words, *annotations = (text for text in texts.values() if text is not None)
     classes = _classes(wnids)
-    unpacked = folder_of(root, name, f"{_FOLDER}.zip or the folder it unpacks to")
+    unpacked = folder_of(root, name, _EXPECTED)
     if (unpacked / _FOLDER).is_dir():
         unpacked = unpacked / _FOLDER
     if split == "train":
