@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from seepage.schema import Cell, Sample, Spec
+from seepage import __version__
+from seepage.schema import Cell, Environment, Judge, Sample, Spec
 from seepage.store import SampleLine, Store, StoreError, cell_key
 
 
@@ -49,6 +53,56 @@ def test_cells_come_back_in_order_and_a_later_line_replaces(tmp_path: Path) -> N
     found = Store(tmp_path).cells()
     assert [c.spec.layer for c in found.values()] == ["b", "a"]
     assert found[cell("a").key].message == "again"
+
+
+def measured(version: str = __version__) -> dict[str, Any]:
+    """A finished record as it lies in the file."""
+    environment = Environment(version=version, device="cpu")
+    judge = Judge(name="j", sha256="s")
+    asked = spec(metrics=("psnr",), judges={"face": judge})
+    raw: dict[str, Any] = json.loads(
+        Cell(key=cell_key(asked), status="done", spec=asked, environment=environment).line()
+    )
+    return raw
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 1}, {"attack": "b"}, {"metrics": ["psnr", "mse"]}, {"judges": {}}, {"data": "elsewhere"}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_spec_changed_by_hand_is_refused_by_its_line(tmp_path: Path, change: dict[str, Any]) -> None:
+    changed = measured()
+    changed["spec"] |= change
+    store = Store(tmp_path)
+    store.results.write_text(f"{cell('x').line()}\n{json.dumps(measured())}\n")
+    assert len(store.cells()) == 2
+    store.results.write_text(f"{cell('x').line()}\n{json.dumps(changed)}\n{cell().line()}\n")
+    with pytest.raises(StoreError, match=r"results\.jsonl, line 2: its spec is not the one that its key") as caught:
+        store.cells()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_changed_by_hand_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_text(json.dumps(measured() | {"key": cell("x").key}) + "\n")
+    with pytest.raises(StoreError, match="line 1"):
+        Store(tmp_path).cells()
+
+
+def test_what_another_version_wrote_keeps_its_key(tmp_path: Path) -> None:
+    other = measured("0.0.1") | {"key": "of another version"}
+    (tmp_path / "results.jsonl").write_text(json.dumps(other) + "\n")
+    assert list(Store(tmp_path).cells()) == ["of another version"]
+
+
+def test_a_record_of_before_a_field_was_added_is_read(tmp_path: Path) -> None:
+    """Its key is the hash of the fields that there were; computed here on our own."""
+    old = measured()
+    del old["spec"]["gallery"], old["spec"]["gallery_sha256"]
+    content = {"spec": old["spec"], "schema": old["schema_version"], "version": __version__}
+    old["key"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (tmp_path / "results.jsonl").write_text(json.dumps(old) + "\n")
+    assert list(Store(tmp_path).cells()) == [old["key"]]
 
 
 @pytest.mark.parametrize("torn", [b'{"schema_version":1,"key":"half', b"\xff\xfe", b'{"a":1}' * 20000])

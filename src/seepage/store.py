@@ -36,8 +36,22 @@ class SampleLine(Record):
 
 def cell_key(spec: Spec) -> str:
     """Return the hash of what determines a cell's result: its spec, the schema and the package version."""
-    content = {"spec": spec.model_dump(mode="json"), "schema": SCHEMA_VERSION, "version": __version__}
+    return _key(spec.model_dump(mode="json"), SCHEMA_VERSION)
+
+
+def _key(spec: object, schema: int) -> str:
+    content = {"spec": spec, "schema": schema, "version": __version__}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _changed(cell: Cell) -> bool:
+    """Return whether a record's spec is not the one its key was made of; what another version keyed is not known.
+
+    Only fields that the line holds count: a record written before a spec had a field more keeps its key.
+    """
+    if cell.environment is None or cell.environment.version != __version__:
+        return False
+    return cell.key != _key(cell.spec.model_dump(mode="json", exclude_unset=True), cell.schema_version)
 
 
 class Store:
@@ -69,7 +83,7 @@ class Store:
         """Return the recorded cells by key, in the order they were written; a later line replaces an earlier one.
 
         Raises:
-            StoreError: a line that is not the last cannot be read.
+            StoreError: a line that is not the last cannot be read, or its spec was changed after it was written.
         """
         if not self.results.exists():
             return {}
@@ -85,6 +99,11 @@ class Store:
                     raise StoreError(
                         f"{self.results}, line {number}: {reason}; without that line its cell is computed anew"
                     ) from error
+                if _changed(cell):
+                    raise StoreError(
+                        f"{self.results}, line {number}: its spec is not the one that its key stands for, so it was "
+                        "changed by hand; without that line its cell is computed anew"
+                    )
                 found.pop(cell.key, None)
                 found[cell.key] = cell
         return found
