@@ -158,6 +158,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.research_data
+@pytest.mark.slow
 def test_the_research_data_is_read(research_data: Path) -> None:
     archive = research_data / "cifar10_jpeg.zip"
     assert len(data.open_source(f"cifar10/train@{archive}")) == 20_000

@@ -199,6 +199,7 @@ def test_tiny_imagenet_is_read_where_pull_puts_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.research_data
+@pytest.mark.slow
 def test_the_research_flickr8k(research_data: Path) -> None:
     counts = {"train": 6000, "dev": 1000, "test": 1000, "all": 8091}
     sources = {split: data.open_source(f"flickr8k/{split}@{research_data}") for split in counts}
