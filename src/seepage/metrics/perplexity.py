@@ -16,10 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..files import printable
+from ..minilm import readable
 from ..registry import register
 from ..types import Captions, NotRunError, Pictures, Recovery, Shape
 from .base import Judge
-from .encoder import EXTRA, readable
+from .encoder import EXTRA
 from .sentences import captions_of
 
 _MOST_TOKENS = 1024
