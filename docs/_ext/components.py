@@ -34,7 +34,7 @@ def _attacks() -> str:
             for field in dataclasses.fields(attack)
         ]
         rows.append(["passes a picture, at most", *(f"{built[effort].budget:,}" for effort in efforts)])
-        needs = f"Access: {attack.access}. Auxiliary data: {attack.auxiliary}."
+        needs = f"Recovers {attack.recovers}. Access: {attack.access}. Auxiliary data: {attack.auxiliary}."
         parts.append(f"`{name}`\n: {_about(attack)} {needs}\n\n" + _indent(_table(["parameter", *efforts], rows)))
     return "\n\n".join(parts)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 Access = Literal["white-box", "black-box"]
 Auxiliary = Literal["none", "synthetic", "public"]
+Recovers = Literal["images", "captions", "labels"]
 Shape = tuple[int, ...]
 Generators = Sequence[torch.Generator]
 Progress = Callable[[float, str], None]
@@ -177,9 +178,13 @@ class Captions:
 
 @dataclass(frozen=True)
 class Labels:
-    """Recovered classes, as scores over all of them (any scale, higher is likelier)."""
+    """Recovered classes, as scores over all of them (any scale, higher is likelier).
+
+    `classes` names the columns; without names they are numbered as the labels under audit are.
+    """
 
     scores: Float[Tensor, "b classes"]
+    classes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -264,8 +269,9 @@ class Attack(Protocol):
     """A frozen dataclass whose fields are its configuration.
 
     `efforts` gives, for `quick`, `standard` and `full`, the parameters that differ from the defaults. `access` and
-    `auxiliary` say what the attack needs; they may depend on the configuration. `budget` is the most passes through the
-    prefix, forward or forward and backward, that recovering one picture may take: forecasts and progress go by it.
+    `auxiliary` say what the attack needs, `recovers` what it brings back, by which an audit chooses its metrics; they
+    may depend on the configuration. `budget` is the most passes through the prefix, forward or forward and backward,
+    that recovering one picture may take: forecasts and progress go by it.
     """
 
     efforts: ClassVar[dict[str, dict[str, int | float | str]]]
@@ -274,6 +280,8 @@ class Attack(Protocol):
     def access(self) -> Access: ...
     @property
     def auxiliary(self) -> Auxiliary: ...
+    @property
+    def recovers(self) -> Recovers: ...
     @property
     def budget(self) -> int: ...
 

@@ -42,6 +42,7 @@ class Namer:
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {}
     access: ClassVar[str] = "white-box"
     auxiliary: ClassVar[str] = "none"
+    recovers: ClassVar[str] = "captions"
     budget: ClassVar[int] = 1
 
     def fit(self, knowledge: Knowledge, generator: torch.Generator, *, workdir=None, progress=None) -> Recoverer:

@@ -27,6 +27,7 @@ class Sleepy:
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {}
     access: ClassVar[str] = "black-box"
     auxiliary: ClassVar[str] = "none"
+    recovers: ClassVar[str] = "images"
     budget: ClassVar[int] = 0
 
     def fit(self, knowledge: Knowledge, generator, *, workdir=None, progress=None) -> Recoverer:

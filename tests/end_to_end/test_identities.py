@@ -95,6 +95,7 @@ class Unmix:
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {}
     access: ClassVar[str] = "white-box"
     auxiliary: ClassVar[str] = "none"
+    recovers: ClassVar[str] = "images"
     budget: ClassVar[int] = 1
 
     def fit(self, knowledge: Knowledge, generator: torch.Generator, *, workdir=None, progress=None) -> Recoverer:

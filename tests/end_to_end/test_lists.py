@@ -63,6 +63,7 @@ def test_every_attack_says_what_it_needs_and_spends(seepage: Run) -> None:
     for row in json.loads(seepage("attacks", "--json")[1]):
         assert row["access"] in ("white-box", "black-box")
         assert row["auxiliary"] in ("none", "synthetic", "public")
+        assert row["recovers"] in ("images", "captions", "labels")
         assert set(row["efforts"]) == {"quick", "standard", "full"}
         budgets = [
             api.build("attack", row["name"], row["efforts"][effort]).budget for effort in ("quick", "standard", "full")

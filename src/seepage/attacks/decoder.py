@@ -25,6 +25,7 @@ from ..types import (
     NotRunError,
     Progress,
     Recoverer,
+    Recovers,
     Recovery,
     Shape,
     Status,
@@ -63,6 +64,7 @@ class Decoder:
     lr: float = 3e-3
     width: int = within(64, least=1)
 
+    recovers: ClassVar[Recovers] = "images"
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
         "quick": {"pictures": 96, "steps": 100},
         "standard": {},

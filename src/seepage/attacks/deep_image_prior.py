@@ -23,6 +23,7 @@ from ..types import (
     Prefix,
     Progress,
     Recoverer,
+    Recovers,
     Recovery,
     Status,
 )
@@ -60,6 +61,7 @@ class DeepImagePrior:
     average: float = within(0.95, most=1)
     tolerance: float = 1e-3
 
+    recovers: ClassVar[Recovers] = "images"
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
         "quick": {"steps": 200},
         "standard": {},

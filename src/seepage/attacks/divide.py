@@ -23,6 +23,7 @@ from ..types import (
     Prefix,
     Progress,
     Recoverer,
+    Recovers,
     Recovery,
     Status,
 )
@@ -74,6 +75,7 @@ class Divide:
     open_tv: float = 3.0
     tolerance: float = 1e-3
 
+    recovers: ClassVar[Recovers] = "images"
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
         "quick": {"pictures": 96, "steps": 80, "refine": 40},
         "standard": {},

@@ -25,6 +25,7 @@ from ..types import (
     Prefix,
     Progress,
     Recoverer,
+    Recovers,
     Recovery,
     Status,
 )
@@ -64,6 +65,7 @@ class Gan:
     prior: float = 0.1
     tolerance: float = 1e-3
 
+    recovers: ClassVar[Recovers] = "images"
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
         "quick": {"starts": 2, "steps": 60},
         "standard": {},

@@ -26,6 +26,7 @@ from ..types import (
     Prefix,
     Progress,
     Recoverer,
+    Recovers,
     Recovery,
     Solution,
     Status,
@@ -89,6 +90,7 @@ class Joint:
     open_tv: float = 0.0
     tolerance: float = 1e-3
 
+    recovers: ClassVar[Recovers] = "images"
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
         "quick": {"corrections": 4, "steps": 60, "lr": 0.02, "tv": 0.1, "newton": 6, "inner": 30, "open_steps": 60},
         "standard": {},

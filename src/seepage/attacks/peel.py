@@ -25,6 +25,7 @@ from ..types import (
     Leak,
     Progress,
     Recoverer,
+    Recovers,
     Recovery,
     Shape,
     Status,
@@ -59,6 +60,7 @@ class Peel:
     pictures: int = 24
     tolerance: float = 1e-3
 
+    recovers: ClassVar[Recovers] = "images"
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
         "quick": {"passes": 60},
         "standard": {},

@@ -24,6 +24,7 @@ from ..types import (
     Prefix,
     Progress,
     Recoverer,
+    Recovers,
     Recovery,
     Status,
 )
@@ -52,6 +53,7 @@ class RMLE:
     noise: float = 0.01
     tolerance: float = 1e-3
 
+    recovers: ClassVar[Recovers] = "images"
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
         "quick": {"steps": 80},
         "standard": {},

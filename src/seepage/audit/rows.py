@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ..types import Pictures, Recovery
 
+_OF_COLUMNS = ("classes",)
+
 
 def take(truth: Pictures, rows: Sequence[int]) -> Pictures:
     """Return some rows of the pictures."""
@@ -31,10 +33,8 @@ def take(truth: Pictures, rows: Sequence[int]) -> Pictures:
 def take_recovery(recovery: Recovery, rows: Sequence[int]) -> Recovery:
     """Return some rows of a recovery, its tensors on the CPU, without its trace."""
     index = list(rows)
-    fields = dataclasses.fields(recovery.value)
-    value = dataclasses.replace(
-        recovery.value, **{field.name: _pick(getattr(recovery.value, field.name), index) for field in fields}
-    )
+    names = [field.name for field in dataclasses.fields(recovery.value) if field.name not in _OF_COLUMNS]
+    value = dataclasses.replace(recovery.value, **{name: _pick(getattr(recovery.value, name), index) for name in names})
     return Recovery(value, tuple(recovery.status[row] for row in index), recovery.passes[index].cpu())
 
 

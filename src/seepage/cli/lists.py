@@ -152,7 +152,7 @@ def victims(as_json: Json = False, debug: Debug = False) -> None:
 
 
 def attacks(as_json: Json = False, debug: Debug = False) -> None:
-    """List the attacks, what each needs, and its parameters at `standard` effort."""
+    """List the attacks, what each brings back and needs, and its parameters at `standard` effort."""
     from .. import registry
 
     rows = []
@@ -162,6 +162,7 @@ def attacks(as_json: Json = False, debug: Debug = False) -> None:
         rows.append(
             {
                 "name": name,
+                "recovers": attack.recovers,
                 "access": attack.access,
                 "auxiliary": attack.auxiliary,
                 "what": _first_sentence(attack),
@@ -172,8 +173,8 @@ def attacks(as_json: Json = False, debug: Debug = False) -> None:
     if as_json:
         say_json(rows)
         return
-    columns = ("name", "access", "auxiliary", "what", "parameters")
-    shown = [(*(str(row[column]) for column in columns[:4]), str(row["parameters"]).replace(",", ", ")) for row in rows]
+    columns = ("name", "recovers", "access", "auxiliary", "what", "parameters")
+    shown = [(*(str(row[column]) for column in columns[:5]), str(row["parameters"]).replace(",", ", ")) for row in rows]
     table(columns, shown)
 
 
