@@ -1,0 +1,278 @@
+"""Features once: the victim runs a single time a picture, and every attack and epoch reads what it gave from disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..files import printable, replacing, require_writable
+from ..types import Leak, LeakHeader, PictureFile, Progress, SeepageError, Shape
+from .source import PictureSource, load_batch
+
+Stored = Literal["fp16", "int8"]
+Extract = Callable[[Tensor, Sequence[str]], Mapping[str, Tensor]]
+"""Maps pictures "b 3 h w" in [0, 1] and names of layers to each one's features "b ...", by one pass for all."""
+
+VERSION = 1
+ROWS = 128
+"""Pictures a shard, unless told otherwise."""
+_BATCH = 16
+_OPEN = 64
+_LEVELS = 127
+_STALE_SECONDS = 600
+_FP16 = torch.finfo(torch.float16).max
+
+
+class FeatureCacheError(SeepageError):
+    """Features that cannot be kept as asked, or that are not there."""
+
+
+@dataclass(frozen=True)
+class CachedFeatures:
+    """The features of a source's pictures at one layer, on disk, read as they are asked for.
+
+    `indices` are the pictures that have features, in the source's order; `failed` says why the others have none.
+    `notes` are lines on what was damaged and computed anew.
+    """
+
+    folder: Path
+    header: LeakHeader
+    shape: Shape
+    flips: bool
+    indices: tuple[int, ...]
+    failed: Mapping[int, str]
+    notes: tuple[str, ...]
+    _places: Mapping[int, tuple[int, int]] = dataclasses.field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, indices: Sequence[int], flipped: Sequence[bool] | None = None) -> Float[Tensor, "b ..."]:
+        """Return the features of pictures by their index in the source; of their mirror images where `flipped` says so.
+
+        Raises:
+            FeatureCacheError: a picture has no features, or no flipped ones were kept.
+        """
+        if flipped is not None and any(flipped) and not self.flips:
+            raise FeatureCacheError(f"{printable(self.folder)} holds no flipped views: they were not asked for")
+        rows = torch.empty(len(indices), *self.shape)
+        for place, index in enumerate(indices):
+            if index not in self._places:
+                reason = self.failed.get(index, "it is not in the source")
+                raise FeatureCacheError(f"picture {index} has no features at {self.header.layer}: {reason}")
+            shard, row = self._places[index]
+            view = "flipped" if flipped is not None and flipped[place] else "features"
+            rows[place] = _row(_file(self.folder, shard), view, row)
+        return rows
+
+    def leak(self, indices: Sequence[int], flipped: Sequence[bool] | None = None) -> Leak:
+        """Return the same as a leak."""
+        return Leak(self.read(indices, flipped), self.header)
+
+
+def cache_features(
+    source: PictureSource,
+    load: Callable[[PictureFile], Tensor],
+    extract: Extract,
+    headers: Sequence[LeakHeader],
+    home: Path,
+    *,
+    stored: Stored = "fp16",
+    flips: bool = False,
+    rows: int = ROWS,
+    progress: Progress | None = None,
+) -> tuple[CachedFeatures, ...]:
+    """Return the features of `source` at each of `headers`' layers, computing those that `home` does not hold.
+
+    All layers of a picture come from one pass. What is kept is keyed by victim, weights, layer, preprocessing, wire,
+    defenses, the pictures' manifest, `stored`, `flips` and `rows`; a kill costs the shard that was being computed. fp16
+    rounds each number, int8 has one scale a channel and shard: the first axis of a map or vector, the last of tokens.
+    With `flips` the picture's mirror image is a second view. Features that are not finite are a picture's failure.
+
+    Raises:
+        FeatureCacheError: a feature is beyond fp16, or no picture gave features.
+        OutputError: `home` cannot be written.
+    """
+    manifest = source.manifest_sha256()
+    folders = {header.layer: home / _key(header, manifest, stored, flips, rows)[:24] for header in headers}
+    for folder in folders.values():
+        require_writable(folder)
+        for part in folder.glob(".*.part"):
+            if time.time() - part.stat().st_mtime > _STALE_SECONDS:
+                part.unlink(missing_ok=True)
+    notes: dict[str, list[str]] = {layer: [] for layer in folders}
+    found: dict[str, list[dict[str, Any]]] = {layer: [] for layer in folders}
+    count = -(-len(source) // rows)
+    for shard in range(count):
+        missing = []
+        for layer, folder in folders.items():
+            said, note = _check(folder, shard)
+            notes[layer] += [note] if note else []
+            if said is None:
+                missing.append(layer)
+            else:
+                found[layer].append(said)
+        if missing:
+            pictures = range(shard * rows, min((shard + 1) * rows, len(source)))
+            computed = _compute(source, load, extract, missing, pictures, flips)
+            for layer in missing:
+                found[layer].append(_write(folders[layer], shard, layer, *computed[layer], stored))
+        if progress is not None:
+            progress((shard + 1) / count, f"features, {min((shard + 1) * rows, len(source))} of {len(source)} pictures")
+    return tuple(
+        _opened(folders[header.layer], header, flips, found[header.layer], notes[header.layer], source.name)
+        for header in headers
+    )
+
+
+def _key(header: LeakHeader, manifest: str, stored: str, flips: bool, rows: int) -> str:
+    content = [VERSION, dataclasses.asdict(header), manifest, stored, flips, rows]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _opened(
+    folder: Path, header: LeakHeader, flips: bool, shards: Sequence[Mapping[str, Any]], notes: list[str], name: str
+) -> CachedFeatures:
+    places: dict[int, tuple[int, int]] = {}
+    failed: dict[int, str] = {}
+    for number, said in enumerate(shards):
+        places |= {index: (number, row) for row, index in enumerate(said["pictures"])}
+        failed |= {int(index): reason for index, reason in said["failed"].items()}
+    if not places:
+        first = next(iter(failed.values()), "there is none")
+        raise FeatureCacheError(f"no picture of {name} gave features at {header.layer}; the first: {first}")
+    shape = next(tuple(said["shape"]) for said in shards if said["pictures"])
+    _file.cache_clear()  # a shard may have been computed anew since it was opened
+    return CachedFeatures(folder, header, shape, flips, tuple(places), failed, tuple(notes), places)
+
+
+Computed = tuple[dict[str, list[Tensor]], list[int], dict[int, str]]
+"""A shard's views, each a list of rows; the pictures they are of; why others have none."""
+
+
+def _compute(
+    source: PictureSource,
+    load: Callable[[PictureFile], Tensor],
+    extract: Extract,
+    layers: Sequence[str],
+    pictures: Sequence[int],
+    flips: bool,
+) -> dict[str, Computed]:
+    """Run the victim on some pictures and keep the rows that are finite, a layer apart."""
+    views = ("features", "flipped") if flips else ("features",)
+    kept: dict[str, Computed] = {layer: ({view: [] for view in views}, [], {}) for layer in layers}
+    for start in range(0, len(pictures), _BATCH):
+        batch = load_batch(source, pictures[start : start + _BATCH], load)
+        for _, _, failed in kept.values():
+            failed |= batch.failed
+        if batch.pictures is None:
+            continue
+        images = batch.pictures.images
+        given = {view: extract(images.flip(-1) if view == "flipped" else images, layers) for view in views}
+        for layer, (rows, indices, failed) in kept.items():
+            features = [given[view][layer].detach().float().cpu() for view in views]
+            finite = torch.stack([part.isfinite().flatten(1).all(1) for part in features]).all(0).tolist()
+            for row, index in enumerate(batch.indices):
+                if finite[row]:
+                    indices.append(index)
+                    for view, part in zip(views, features, strict=True):
+                        rows[view].append(part[row])
+                else:
+                    failed[index] = "its features are not finite"
+    return kept
+
+
+def _write(
+    folder: Path,
+    shard: int,
+    layer: str,
+    rows: Mapping[str, list[Tensor]],
+    indices: list[int],
+    failed: Mapping[int, str],
+    stored: Stored,
+) -> dict[str, Any]:
+    """Write a shard: the features, then what vouches for them. A shard without that is none."""
+    path, words = _paths(folder, shard)
+    views = {view: torch.stack(parts) for view, parts in rows.items()} if indices else {}
+    tensors: dict[str, Tensor] = {}
+    if stored == "int8" and views:
+        scale = _scale(views)
+        tensors = {view: (part / scale).round().to(torch.int8) for view, part in views.items()} | {"scale": scale[0]}
+    else:
+        largest = max((float(part.abs().max()) for part in views.values()), default=0.0)
+        if largest > _FP16:
+            raise FeatureCacheError(f"{layer} gives a feature of {largest:.4g}, which fp16 cannot hold; int8 can")
+        tensors = {view: part.half() for view, part in views.items()}
+    with replacing(path) as part:
+        save_file(tensors, part)
+    said = {
+        "sha256": _sha256(path),
+        "shape": list(next(iter(views.values())).shape[1:]) if views else [],
+        "pictures": indices,
+        "failed": {str(index): reason for index, reason in failed.items()},
+    }
+    with replacing(words) as part:
+        part.write_text(json.dumps(said), encoding="utf-8")
+    return said
+
+
+def _scale(views: Mapping[str, Tensor]) -> Float[Tensor, "1 ..."]:
+    """Return what one level of int8 is worth in each channel, shaped to divide rows."""
+    largest = torch.stack([part.abs().amax(0) for part in views.values()]).amax(0)
+    channels = largest.ndim - 1 if largest.ndim == 2 else 0
+    others = [axis for axis in range(largest.ndim) if axis != channels]
+    peak = largest.amax(others, keepdim=True) if others else largest
+    # A channel that is always 0 has no scale of its own.
+    return torch.where(peak > 0, peak / _LEVELS, 1.0).clamp_min(torch.finfo(torch.float32).tiny)[None]
+
+
+def _check(folder: Path, shard: int) -> tuple[dict[str, Any] | None, str]:
+    """Return what a shard says of itself, None where it is not there or not whole; and a line where it is damaged."""
+    path, words = _paths(folder, shard)
+    if not words.exists():
+        return None, ""
+    try:
+        said = json.loads(words.read_text(encoding="utf-8"))
+        if {"sha256", "shape", "pictures", "failed"} - said.keys() or _sha256(path) != said["sha256"]:
+            raise ValueError("other bytes than were written")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        return None, f"{printable(path)} is damaged ({reason}) and was computed anew"
+    return said, ""
+
+
+def _paths(folder: Path, shard: int) -> tuple[Path, Path]:
+    return folder / f"shard-{shard:06d}.safetensors", folder / f"shard-{shard:06d}.json"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.lru_cache(maxsize=_OPEN)
+def _file(folder: Path, shard: int) -> Any:
+    path, _ = _paths(folder, shard)
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise FeatureCacheError(f"{printable(path)} cannot be read: {error}; the same command mends it") from error
+
+
+def _row(file: Any, view: str, row: int) -> Tensor:
+    """Return one row of a mapped file, as float32."""
+    values: Tensor = file.get_slice(view)[row].float()
+    return values * file.get_tensor("scale") if "scale" in file.keys() else values  # noqa: SIM118  no mapping

@@ -1,0 +1,261 @@
+"""Features on disk: one pass a picture, exact up to the format, whole after any kill or damage, flat in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from seepage.data import open_source
+from seepage.data.feature_cache import CachedFeatures, FeatureCacheError, Stored, cache_features
+from seepage.data.source import PictureSource
+from seepage.pictures import read_picture
+from seepage.types import LeakHeader, PictureFile
+
+HEADER = LeakHeader("tiny", "0" * 64, "map", "none")
+OTHER = dataclasses.replace(HEADER, layer="vector")
+
+
+def load(file: PictureFile) -> Tensor:
+    return torch.from_numpy(np.array(read_picture(file))).permute(2, 0, 1).float() / 255
+
+
+class Victim:
+    """Two layers with answers that are easily told, and what it was asked."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.seen = 0
+        self.asked: list[tuple[str, ...]] = []
+        self.factor = factor
+
+    def __call__(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        self.seen += len(images)
+        self.asked.append(tuple(layers))
+        answers = {"map": self.factor * (images - 0.5), "vector": 10 * images.mean((2, 3))}
+        return {layer: answers[layer] for layer in layers}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> PictureSource:
+    """Ten pictures of noise, 6x4."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for index in range(10):
+        Image.fromarray(random.integers(0, 256, (6, 4, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    return open_source(folder)
+
+
+def pixels(source: PictureSource) -> Tensor:
+    return torch.stack([load(entry.path) for entry in source.entries])
+
+
+def cached(
+    source: PictureSource,
+    victim: Victim,
+    home: Path,
+    *headers: LeakHeader,
+    stored: Stored = "fp16",
+    flips: bool = False,
+) -> tuple[CachedFeatures, ...]:
+    return cache_features(source, load, victim, headers or (HEADER,), home, stored=stored, flips=flips, rows=4)
+
+
+def test_victim_runs_once_a_picture_for_all_layers_and_never_again(source: PictureSource, tmp_path: Path) -> None:
+    victim = Victim()
+    first = cached(source, victim, tmp_path / "cache", HEADER, OTHER)
+    assert victim.seen == 10
+    assert set(victim.asked) == {("map", "vector")}
+    again = cached(source, victim, tmp_path / "cache", HEADER, OTHER)
+    assert victim.seen == 10
+    assert torch.equal(first[0].read(range(10)), again[0].read(range(10)))
+    assert again[1].shape == (3,)
+
+
+def test_rows_are_read_by_index_in_any_order_within_half_precision(source: PictureSource, tmp_path: Path) -> None:
+    (features,) = cached(source, Victim(), tmp_path / "cache")
+    order = [7, 0, 7, 9, 4]
+    expected = (pixels(source) - 0.5)[order]
+    assert torch.equal(features.read(order), expected.half().float())
+    assert features.leak(order).header == HEADER
+    assert features.indices == tuple(range(10))
+
+
+@pytest.mark.parametrize("layer", ["map", "vector"])
+def test_eight_bits_are_off_by_half_a_level_of_the_channel_at_most(
+    source: PictureSource, tmp_path: Path, layer: str
+) -> None:
+    victim = Victim(torch.tensor([1.0, 100.0, 0.01]).view(3, 1, 1))  # type: ignore[arg-type]  # a factor a channel
+    (features,) = cached(
+        source, victim, tmp_path / "cache", HEADER if layer == "map" else OTHER, stored="int8", flips=True
+    )
+    exact = victim(pixels(source), [layer])[layer]
+    for start in range(0, 10, 4):
+        part = exact[start : start + 4]
+        level = part.transpose(0, 1).flatten(1).abs().amax(1) / 127
+        off = (features.read(range(start, min(start + 4, 10))) - part).transpose(0, 1).flatten(1).abs().amax(1)
+        assert (off <= 0.51 * level).all()
+        assert (off > 0).all()
+    weight = sum(path.stat().st_size for path in features.folder.glob("*.safetensors"))
+    assert weight < 2 * exact.numel() + 3 * 600
+
+
+def test_tokens_have_a_scale_for_each_of_their_channels(source: PictureSource, tmp_path: Path) -> None:
+    sizes = torch.tensor([1e-3, 1.0, 1e3])
+
+    def tokens(images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        return {"map": images.flatten(2).transpose(1, 2) * sizes}
+
+    (features,) = cache_features(source, load, tokens, [HEADER], tmp_path / "cache", stored="int8", rows=4)
+    exact = tokens(pixels(source), ["map"])["map"]
+    assert features.shape == (24, 3)
+    assert ((features.read(range(10)) - exact).abs().amax((0, 1)) < sizes / 127).all()
+
+
+def test_mirror_image_is_a_second_view(source: PictureSource, tmp_path: Path) -> None:
+    victim = Victim()
+    (features,) = cached(source, victim, tmp_path / "cache", flips=True)
+    assert victim.seen == 20
+    both = features.read([3, 3], flipped=[False, True])
+    assert torch.equal(both[0].flip(-1), both[1])
+    assert not torch.equal(both[0], both[1])
+    (plain,) = cached(source, victim, tmp_path / "cache")
+    assert victim.seen == 30
+    with pytest.raises(FeatureCacheError, match="no flipped views"):
+        plain.read([3], flipped=[True])
+
+
+def test_stopped_in_the_middle_it_goes_on_by_the_shard(source: PictureSource, tmp_path: Path) -> None:
+    class Dying(Victim):
+        def __call__(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+            if self.seen >= 4:
+                raise KeyboardInterrupt
+            return super().__call__(images, layers)
+
+    with pytest.raises(KeyboardInterrupt):
+        cached(source, Dying(), tmp_path / "cache")
+    victim = Victim()
+    (features,) = cached(source, victim, tmp_path / "cache")
+    assert victim.seen == 6
+    assert torch.allclose(features.read(range(10)), pixels(source) - 0.5, atol=1e-3)
+    assert features.notes == ()
+
+
+def test_damaged_shard_is_named_and_computed_anew(source: PictureSource, tmp_path: Path) -> None:
+    (features,) = cached(source, Victim(), tmp_path / "cache")
+    expected = features.read(range(10))
+    path = features.folder / "shard-000001.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    victim = Victim()
+    (mended,) = cached(source, victim, tmp_path / "cache")
+    assert victim.seen == 4
+    assert "shard-000001.safetensors is damaged" in mended.notes[0]
+    assert torch.equal(mended.read(range(10)), expected)
+    path.write_bytes(bytes(content)[:40])
+    path.with_suffix(".json").write_text("{")
+    assert "shard-000001" in cached(source, victim, tmp_path / "cache")[0].notes[0]
+    assert cached(source, victim, tmp_path / "cache")[0].notes == ()
+
+
+@pytest.mark.parametrize("change", ["victim", "weights_sha256", "layer", "preprocessing"])
+def test_another_victim_layer_or_preprocessing_has_features_of_its_own(
+    source: PictureSource, tmp_path: Path, change: str
+) -> None:
+    (first,) = cached(source, Victim(), tmp_path / "cache")
+    other = dataclasses.replace(HEADER, **{change: "vector"})  # type: ignore[arg-type]
+    victim = Victim()
+    (second,) = cached(source, victim, tmp_path / "cache", other)
+    assert victim.seen == 10
+    assert first.folder != second.folder
+
+
+def test_other_pictures_have_features_of_their_own(source: PictureSource, tmp_path: Path) -> None:
+    cached(source, Victim(), tmp_path / "cache")
+    Image.new("RGB", (4, 6)).save(source.entries[2].path)
+    victim = Victim()
+    (features,) = cached(open_source(source.root), victim, tmp_path / "cache")
+    assert victim.seen == 10
+    assert torch.equal(features.read([2]), torch.full((1, 3, 6, 4), -0.5))
+
+
+def test_unreadable_picture_and_features_that_are_not_finite_are_named(source: PictureSource, tmp_path: Path) -> None:
+    source.entries[1].path.write_bytes(b"no picture")
+    broken = open_source(source.root)
+
+    class Bursting(Victim):
+        def __call__(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+            found = super().__call__(images, layers)
+            mine = (images == load(broken.entries[5].path)).flatten(1).all(1)
+            found["map"] = torch.where(mine.view(-1, 1, 1, 1), float("nan"), found["map"])
+            return found
+
+    (features,) = cached(broken, Bursting(), tmp_path / "cache")
+    assert features.indices == (0, 2, 3, 4, 6, 7, 8, 9)
+    assert set(features.failed) == {1, 5}
+    assert "finite" in features.failed[5]
+    assert torch.allclose(features.read([6]), load(broken.entries[6].path) - 0.5, atol=1e-3)
+    with pytest.raises(FeatureCacheError, match="picture 5 has no features at map: its features are not finite"):
+        features.read([5])
+
+
+def test_no_readable_picture_is_refused(source: PictureSource, tmp_path: Path) -> None:
+    for entry in source.entries:
+        entry.path.write_bytes(b"no picture")
+    with pytest.raises(FeatureCacheError, match="no picture of pictures gave features"):
+        cached(open_source(source.root), Victim(), tmp_path / "cache")
+
+
+def test_feature_beyond_half_precision_is_refused_and_fits_eight_bits(source: PictureSource, tmp_path: Path) -> None:
+    with pytest.raises(FeatureCacheError, match="fp16 cannot hold; int8 can"):
+        cached(source, Victim(1e6), tmp_path / "cache")
+    (features,) = cached(source, Victim(1e6), tmp_path / "cache", stored="int8")
+    assert torch.allclose(features.read(range(10)), 1e6 * (pixels(source) - 0.5), atol=1e6 / 127)
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+import torch
+from seepage.data.feature_cache import cache_features
+from seepage.data.source import Entry, PictureSource
+from seepage.types import LeakHeader
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+root = Path(sys.argv[1])
+
+def run(count):
+    entries = tuple(Entry(str(n), root / "0.png") for n in range(count))
+    source = PictureSource(f"of {count}", entries, None, root)
+    load = lambda file: torch.zeros(3, 8, 8)
+    extract = lambda images, layers: {"a": torch.randn(len(images), 64, 32, 32)}
+    (found,) = cache_features(source, load, extract, [LeakHeader("v", "0", "a", "")], root / "cache", rows=16)
+    for index in range(count):
+        found.read([index])
+    return peak()
+
+small = run(64)
+print(run(1024) - small)
+"""
+
+
+@pytest.mark.slow
+def test_memory_is_flat_in_the_number_of_pictures(source: PictureSource, tmp_path: Path) -> None:
+    """1,024 pictures whose features weigh 268 MB as float32, against 64."""
+    command = [sys.executable, "-c", MEMORY, str(source.root)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 60
