@@ -32,6 +32,6 @@ def test_one_pass_gives_what_each_prefix_gives_and_stops_at_the_deepest() -> Non
 
 def test_cuts_of_two_victims_are_refused() -> None:
     names = ("torchvision/resnet18@random", "torchvision/resnet18@random:1")
-    splits = [cut(victims.load(name, size=32), "layer1") for name in names]
+    splits = [cut(victims.load(name, size=32), layer) for name, layer in zip(names, ("layer1", "layer2"))]
     with pytest.raises(ValueError, match="one loaded victim"):
         several(splits)
