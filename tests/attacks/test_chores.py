@@ -117,12 +117,12 @@ def test_attacks_that_only_pass_have_no_chores_and_what_cannot_run_says_so() -> 
 
 def test_a_learned_start_adds_a_pass_a_picture_and_correction_and_two_pictures_taken_both_ways() -> None:
     known = knowledge()
-    # A product is one and a half passes; a step has four more.
-    newton, descent = 2 * (1.5 * 10 + 4), 40 + 1
+    # A product is a pass; a step has four more.
+    newton, descent = 2 * (10 + 4), 40 + 1
     _, learned = JOINT.chores(known, ROWS)
     assert learned.each == pytest.approx((2 + descent + newton) / ROWS)
     assert learned.fitting == pytest.approx((24 * 3 + 2 * (descent + 2 * newton)) / ROWS)
     _, untried = replace(JOINT, steps=0).chores(known, ROWS)
     assert untried.fitting == pytest.approx(24 * 3 / ROWS)
     (plain,) = replace(JOINT, start="grey").chores(known, ROWS)
-    assert plain.each == pytest.approx(4 * (1.5 * 3 + 4) / ROWS)
+    assert plain.each == pytest.approx(4 * (1 + 4) / ROWS)

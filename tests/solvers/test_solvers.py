@@ -157,7 +157,8 @@ def test_passes_are_no_fewer_than_the_runs_of_the_residual(solver):
         return rosenbrock(x, z)
 
     solution = solver.solve(counted, torch.tensor([[-1.2, 1.0]], dtype=torch.float64), torch.ones(1))
-    assert int(solution.passes[0]) == runs
+    # A product with the Jacobian is counted as a pass and runs the residual's derivatives alone.
+    assert int(solution.passes[0]) >= runs
     assert int(solution.steps[0]) >= 10
 
 

@@ -46,7 +46,7 @@ _TRIALS = 5
 # Products of the first Newton step.
 _FIRST = 10
 # What a product with J^T J takes of a pass: a directional derivative and a backward run.
-_PRODUCT = 1.5
+_PRODUCT = 1.0
 _GREY_TV = 3.0
 # The decibels from which a start is not to be smoothed.
 _NEAR = 30.0
@@ -83,8 +83,8 @@ class Joint:
     steps: int = 600
     lr: float = 0.03
     tv: float = 0.3
-    newton: int = 20
-    inner: int = 60
+    newton: int = 30
+    inner: int = 120
     open_steps: int = 100
     open_lr: float = 0.004
     open_tv: float = 0.0
@@ -92,9 +92,9 @@ class Joint:
 
     recovers: ClassVar[Recovers] = "images"
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
-        "quick": {"corrections": 4, "steps": 60, "lr": 0.02, "tv": 0.1, "newton": 6, "inner": 30, "open_steps": 60},
+        "quick": {"corrections": 4, "steps": 60, "lr": 0.02, "tv": 0.1, "newton": 8, "inner": 30, "open_steps": 60},
         "standard": {},
-        "full": {"corrections": 16, "steps": 2000, "newton": 40, "inner": 150, "open_steps": 300},
+        "full": {"corrections": 16, "steps": 2000, "newton": 60, "inner": 300, "open_steps": 300},
     }
 
     @property
@@ -189,7 +189,7 @@ class Joint:
     @property
     def newton_steps(self) -> tuple[int, int]:
         """Newton steps, and the products of each."""
-        return (2 * self.newton, self.inner // 3) if self.start == "grey" else (self.newton, self.inner)
+        return (2 * self.newton, self.inner // 6) if self.start == "grey" else (self.newton, self.inner)
 
     @property
     def _corrections(self) -> Corrections:

@@ -25,6 +25,7 @@ _FEWEST_PRODUCTS, _LENGTHENED = 5, 1.5
 @dataclass
 class _MarquardtState(State):
     value: Tensor
+    off: Tensor
     damping: Tensor
     growth: Tensor
     reach: Tensor
@@ -75,7 +76,7 @@ class LevenbergMarquardt:
     def init(self, problem: Problem, x: Float[Tensor, "b n"]) -> _MarquardtState:
         """Return the state before the first step: the start, judged."""
         state = start(problem, x)
-        value, norm = _value(problem, state.x)
+        value, norm, off = _value(problem, state.x)
         state.passes += state.running
         state.end(~torch.isfinite(value), "failed", lambda row: "the loss is not finite at the start")
         state.residual = torch.where(torch.isfinite(value), norm, math.inf)
@@ -83,11 +84,12 @@ class LevenbergMarquardt:
         damping = torch.full_like(value, self.damping)
         reach = torch.full_like(value, min(self.first or self.inner, self.inner))
         growth = torch.full_like(value, 2.0)
-        return _MarquardtState(**vars(state), value=value, damping=damping, growth=growth, reach=reach)
+        return _MarquardtState(**vars(state), value=value, off=off, damping=damping, growth=growth, reach=reach)
 
     def step(self, problem: Problem, state: _MarquardtState) -> None:
         """Take one damped Gauss-Newton step in the rows that run."""
-        model = Linearised(problem, state.x)
+        # The last digits are those of the operations that a leak is made by.
+        model = Linearised(problem, state.x, state.off)
         state.passes += state.running
         held = problem.held(state.x, model.gradient)
         downhill = torch.where(held, 0.0, -model.gradient)
@@ -127,7 +129,7 @@ class LevenbergMarquardt:
         searching, length, ratio = state.running, torch.ones_like(along), torch.zeros_like(along)
         for halving in range(_HALVINGS + 1):
             trial = state.x + length[:, None] * moved
-            value, norm = _value(problem, trial)
+            value, norm, off = _value(problem, trial)
             state.passes += searching
             lower = searching & torch.isfinite(value) & (value < state.value)
             if halving == 0:
@@ -136,6 +138,7 @@ class LevenbergMarquardt:
                 ratio = torch.where(searching & torch.isfinite(kept) & (promised > 0), kept, -math.inf)
             state.x = torch.where(lower[:, None], trial, state.x)
             state.value = torch.where(lower, value, state.value)
+            state.off = torch.where(lower[:, None], off, state.off)
             state.residual = torch.where(lower, norm, state.residual)
             searching, length = searching & ~lower, length / 2
             if not bool(searching.any()):
@@ -175,10 +178,11 @@ class LevenbergMarquardt:
         return lambda v: torch.where(held, 0.0, v / diagonal)
 
 
-def _value(problem: Problem, x: Tensor) -> tuple[Tensor, Tensor]:
+def _value(problem: Problem, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     with torch.no_grad():
-        norm = problem.residual(x).norm(dim=1)
-        return norm.square() + problem.penalise(x), norm
+        off = problem.residual(x)
+        norm = off.norm(dim=1)
+        return norm.square() + problem.penalise(x), norm, off
 
 
 def _curvature_along(model: Linearised, downhill: Tensor, preconditioner: Operator | None) -> Tensor:
