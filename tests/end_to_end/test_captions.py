@@ -13,6 +13,9 @@ import torch
 from PIL import Image
 
 from seepage import registry
+from seepage.audit.judges import judges_of
+from seepage.audit.request import CAPTION_METRICS, Request
+from seepage.audit.workbench import Workbench
 from seepage.metrics import Bleu4, Cider, RougeL
 from seepage.schema import Cell
 from seepage.store import Store
@@ -71,6 +74,17 @@ class _Namer(Recoverer):
             [[float(len(set(text.split()) & set(own.split()))) for own in candidates] for text in texts]
         )
 
+    def log_likelihood(self, leak: Leak, captions) -> torch.Tensor:
+        """Minus the caption's words, and 1 more where none of them is the leak's colour; a silent leak has none."""
+        colours = [text.split()[1] for text in self.recover(leak, []).value.texts]
+        silent = (leak.features == 0).flatten(1).all(1).tolist()
+        return torch.tensor(
+            [
+                -float(len(text.split())) - (quiet or colour not in text.split())
+                for text, colour, quiet in zip(captions, colours, silent)
+            ]
+        )
+
     def save(self, path: Path) -> None:
         path.touch()
 
@@ -100,8 +114,10 @@ def pictures(tmp_path: Path) -> Path:
     return root
 
 
-def audit(seepage: Run, victim: str, images: Path, output: Path, *more: object) -> Cell:
-    asked = [word for metric in METRICS for word in ("--metric", metric)]
+def audit(
+    seepage: Run, victim: str, images: Path, output: Path, *more: object, metrics: tuple[str, ...] = METRICS
+) -> Cell:
+    asked = [word for metric in metrics for word in ("--metric", metric)]
     code, _, err = seepage("audit", victim, images, "--attack", "namer", "--layer", "mix", "-o", output, *asked, *more)
     assert code == 0, err
     (cell,) = Store(output).cells().values()
@@ -132,7 +148,7 @@ def test_captions_are_scored_beside_controls_and_ceiling(
     assert cell.samples[2].metrics == {}
     assert cell.summary["bleu4"].corpus != pytest.approx(cell.summary["bleu4"].mean, rel=1e-3)
     rouge = {name: stats["rouge_l"] for name, stats in cell.controls.items()}
-    assert set(rouge) == {"prior", "constant", "shuffled"}
+    assert set(rouge) == {"prior", "constant", "shuffled", "zero_features"}
     assert rouge["constant"].mean == pytest.approx(RougeL()(ALL, captions(*["a dog on the grass"] * 4)).mean().item())
     assert rouge["prior"].mean < rouge["constant"].mean
     assert cell.summary["rouge_l"].recovery is not None
@@ -214,3 +230,67 @@ def test_an_attack_that_ranks_nothing_says_so(
     monkeypatch.setattr(_Namer, "score", Recoverer.score)
     cell = audit(seepage, victim, pictures, tmp_path / "o", "--metric", "recall1")
     assert cell.unavailable == {"recall1": "the attack ranks no candidates"}
+
+
+def test_likelihood_of_the_references_beside_another_leak_and_none(
+    victim: str, pictures: Path, tmp_path: Path, seepage: Run
+) -> None:
+    cell = audit(seepage, victim, pictures, tmp_path / "o", metrics=("nll",))
+    own = {"1.png": "red", "2.png": "green", "4.png": "blue", "5.png": "red"}
+    # Each picture's captions under the next picture's leak, with or without captions of its own: 2 under 3, 5 under 1.
+    elsewhere = {"1.png": "green", "2.png": "green", "4.png": "red", "5.png": "red"}
+
+    def surprise(name: str, colour: str) -> float:
+        texts = [text.split() for text in CAPTIONS[name]]
+        return sum(len(text) + (colour not in text) for text in texts) / len(texts)
+
+    found = {sample.id: sample.metrics.get("nll") for sample in cell.samples}
+    assert found == {name: surprise(name, own[name]) if name in own else None for name in CAPTIONS}
+
+    def mean(colours: dict[str, str]) -> float:
+        return sum(surprise(name, colour) for name, colour in colours.items()) / 4
+
+    assert cell.summary["nll"].mean == pytest.approx(mean(own))
+    assert cell.controls["shuffled"]["nll"].mean == pytest.approx(mean(elsewhere))
+    assert cell.controls["zero_features"]["nll"].mean == pytest.approx(mean(dict.fromkeys(own, "")))
+    assert cell.summary["nll"].mean < cell.controls["shuffled"]["nll"].mean < cell.controls["zero_features"]["nll"].mean
+    assert cell.summary["nll"].recovery is None
+
+
+def test_pictures_without_references_get_a_verdict(victim: str, pictures: Path, tmp_path: Path, seepage: Run) -> None:
+    (pictures / "metadata.jsonl").unlink()
+    cell = audit(seepage, victim, pictures, tmp_path / "o", metrics=("nll_gap", "nll", "rouge_l"))
+    # Each against the next: 2.png and 3.png are both green, 5.png and 1.png both red.
+    assert [sample.metrics["nll_gap"] for sample in cell.samples] == [1.0, 0.0, 1.0, 1.0, 0.0]
+    assert cell.controls["constant"]["nll_gap"].mean == 0.0
+    assert set(cell.unavailable) == {"nll", "rouge_l"}
+    assert "shuffled" not in {name for name, scores in cell.controls.items() if "nll_gap" in scores}
+
+
+def test_an_attack_without_a_language_model_says_so(
+    victim: str, pictures: Path, tmp_path: Path, seepage: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Namer, "log_likelihood", Recoverer.log_likelihood)
+    cell = audit(seepage, victim, pictures, tmp_path / "o", metrics=("nll", "nll_gap", "bleu1"))
+    assert set(cell.summary) == {"bleu1"}
+    assert {cell.unavailable[key] for key in ("nll", "nll_gap")} == {"the attack has no language model to ask"}
+
+
+def test_each_cell_is_asked_what_its_attack_recovers(victim: str, pictures: Path, tmp_path: Path, seepage: Run) -> None:
+    arguments = ("audit", victim, pictures, "--layer", "mix", "--attack", "namer", "--attack", "rmle:steps=3")
+    asked = ("--metric", "mse", "--metric", "bleu1", "--metric", "top1")
+    assert seepage(*arguments, *asked, "-o", tmp_path / "o")[0] == 0
+    cells = {cell.spec.attack.partition(":")[0]: cell for cell in Store(tmp_path / "o").cells().values()}
+    assert cells["namer"].spec.metrics == ("bleu1",)
+    assert cells["rmle"].spec.metrics == ("mse", "top1")
+    assert set(cells["namer"].summary) == {"bleu1"}
+    assert set(cells["rmle"].summary) == {"mse"}
+    assert cells["rmle"].unavailable == {"top1": "none of the pictures has a label"}
+
+
+def test_without_a_metric_captions_get_theirs(victim: str, pictures: Path) -> None:
+    bench = Workbench(Request(victim=victim, images=str(pictures), layers=("mix",), attacks=("namer",)))
+    assert tuple(bench.metrics("captions")) == CAPTION_METRICS
+    assert bench.recovered == ("captions",)
+    assert judges_of(bench.request) == ()
+    assert "50 pictures" in bench.unavailable("captions")["cider"]

@@ -17,6 +17,8 @@ import torch
 from .. import __version__, wire
 from ..checks import check
 from ..data import batches
+from ..metrics.label import TopLabels
+from ..metrics.likelihood import Likelihood, NllGap
 from ..schema import Cell, Check, Cost, Environment, Scale, Spec, Stats
 from ..store import SampleLine
 from ..types import Captions, Metric, Recovery, Scores, SplitModel, Status
@@ -35,16 +37,22 @@ def record(
     ordered = sorted(lines, key=lambda line: line.index)
     samples = tuple(line.sample for line in ordered)
     good = [line for line in ordered if line.sample.status != "failed"]
-    summary, controls = _summarise(bench, good, len(ordered) - len(good))
+    recovers = bench.attack(spec.attack).recovers
+    metrics = bench.metrics(recovers)
+    summary, controls = _summarise(bench, metrics, good, len(ordered) - len(good))
     ceilings = {name: controls.pop(name) for name in CEILINGS if name in controls}
-    unavailable, gallery = dict(bench.unavailable), bench.gallery_pictures
-    if good and not any("shuffled" in line.controls for line in good):
+    unavailable = dict(bench.unavailable(recovers))
+    gallery = bench.gallery_pictures if recovers == "images" else None
+    # Of these alone there is no shuffled one: what they are is a difference from another picture's.
+    paired = all(isinstance(metrics[name], NllGap) for name in summary)
+    if good and not (paired and summary) and not any("shuffled" in line.controls for line in good):
         unavailable["shuffled"] = "there is no other picture to score these recoveries against"
     elif bench.gallery is not None and gallery is not None and not bench.gallery.others:
         unavailable["shuffled"] = "of identities: the gallery knows but one of the people under audit"
-    for name, metric in bench.metrics.items():
-        if good and Scores in metric.reads and name not in summary:
-            unavailable.setdefault(name, "the attack ranks no candidates")
+    for name, metric in metrics.items():
+        reason = _unmeasured(metric)
+        if good and reason and name not in summary:
+            unavailable.setdefault(name, reason)
     return Cell(
         key=key,
         status="done" if good else "failed",
@@ -55,7 +63,7 @@ def record(
         environment=environment(bench.device),
         samples=samples,
         summary=summary,
-        scales={name: _scale(bench.metrics[name]) for name in summary},
+        scales={name: _scale(metrics[name]) for name in summary},
         controls=controls,
         ceilings=ceilings,
         utility=utility(bench, split),
@@ -74,12 +82,23 @@ def record(
     )
 
 
+def _unmeasured(metric: Metric) -> str:
+    """Why a metric that could be had has no value, where the attack is the reason."""
+    if Scores in metric.reads:
+        return "the attack ranks no candidates"
+    if isinstance(metric, Likelihood):
+        return "the attack has no language model to ask"
+    if isinstance(metric, TopLabels):
+        return "none of the pictures' classes is among those that the attack names"
+    return ""
+
+
 def _summarise(
-    bench: Workbench, good: Sequence[SampleLine], n_failed: int
+    bench: Workbench, metrics: Mapping[str, Metric], good: Sequence[SampleLine], n_failed: int
 ) -> tuple[dict[str, Stats], dict[str, dict[str, Stats]]]:
     summary: dict[str, Stats] = {}
     controls: dict[str, dict[str, Stats]] = {}
-    for name, metric in bench.metrics.items():
+    for name, metric in metrics.items():
         having = [line for line in good if name in line.sample.metrics]
         if not having:
             continue

@@ -15,7 +15,7 @@ from .. import data, pictures, seeding
 from ..metrics.tokens import MOST_CHARACTERS
 from ..schema import Sample, Shown
 from ..store import IMAGES, SampleLine
-from ..types import Captions, Images, Leak, Pictures, Prefix, Recoverer, Recovery, Shape, SplitModel, Status
+from ..types import Captions, Images, Labels, Leak, Pictures, Prefix, Recoverer, Recovery, Shape, SplitModel, Status
 from .rows import take, take_recovery
 from .scoring import Scorer
 from .workbench import Workbench
@@ -51,7 +51,7 @@ class CellRun:
         fit_generator = seeding.generator(request.seed, "fit", self.split.name, self.split.layer, self.attack)
         recoverer = attack.fit(self.bench.knowledge(self.split), fit_generator)
         fit_seconds = time.perf_counter() - began
-        scorer = Scorer(self.bench, self.split, recoverer)
+        scorer = Scorer(self.bench, self.split, recoverer, attack.recovers)
         size = batch_size(self.split.image_shape, self.bench.device)
         for start in range(0, len(pending), size):
             group = pending[start : start + size]
@@ -153,18 +153,23 @@ class CellRun:
     def _show(
         self, index: int, truth: Tensor, recovery: Recovery, place: int, labels: tuple[list[str], list[str]] | None
     ) -> tuple[Shown | None, Shown | None]:
-        if self.bench.request.redact or not isinstance(recovery.value, Images | Captions):
+        value = recovery.value
+        if self.bench.request.redact or not isinstance(value, Images | Captions | Labels):
             return None, None
         height, width = truth.shape[1:]
         original = f"{IMAGES}/truth/{self.bench.hashes[index][:16]}-{height}x{width}.png"
         if not (self.folder / original).exists():
             pictures.write_png(truth, self.folder / original)
-        if isinstance(recovery.value, Captions):
-            references = self.bench.source.entries[index].captions
-            first = _writable(references[0]) if references else None
-            return Shown(caption=_writable(recovery.value.texts[place])), Shown(image=original, caption=first)
+        entry = self.bench.source.entries[index]
+        if isinstance(value, Captions):
+            first = _writable(entry.captions[0]) if entry.captions else None
+            return Shown(caption=_writable(value.texts[place])), Shown(image=original, caption=first)
+        if isinstance(value, Labels):
+            best = _class_name(int(value.scores[place].argmax()), value.classes or self.bench.source.classes)
+            true = None if entry.label is None else _class_name(entry.label, self.bench.source.classes)
+            return Shown(label=best), Shown(image=original, label=true)
         recovered = f"{IMAGES}/{self.key[:16]}/{index}.png"
-        pictures.write_png(recovery.value.images[place].clamp(0, 1), self.folder / recovered)
+        pictures.write_png(value.images[place].clamp(0, 1), self.folder / recovered)
         said = (None, None) if labels is None else (labels[0][place], labels[1][place])
         return Shown(image=recovered, label=said[0]), Shown(image=original, label=said[1])
 
@@ -193,12 +198,19 @@ def _writable(caption: str) -> str:
     return caption[:MOST_CHARACTERS].encode("utf-8", "replace").decode()
 
 
+def _class_name(index: int, classes: Sequence[str] | None) -> str:
+    return str(index) if classes is None or index >= len(classes) else classes[index]
+
+
 def _checked(status: Status, recovery: Recovery, row: int) -> Status:
     """A recovery that is not finite has failed, whatever its attack says."""
-    if status.kind != "failed" and isinstance(recovery.value, Images):
-        image = recovery.value.images[row]
-        if not torch.isfinite(image).all():
-            return Status("failed", "the recovered picture has NaN or infinite pixels")
+    value = recovery.value
+    if status.kind == "failed":
+        return status
+    if isinstance(value, Images) and not torch.isfinite(value.images[row]).all():
+        return Status("failed", "the recovered picture has NaN or infinite pixels")
+    if isinstance(value, Labels) and not torch.isfinite(value.scores[row]).all():
+        return Status("failed", "the scores of the recovered labels have NaN or infinity")
     return status
 
 

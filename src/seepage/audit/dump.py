@@ -17,8 +17,9 @@ from ..victims.cut import cut
 from .assemble import environment
 from .cell import batch_size, counted
 from .request import Request, RequestError
+from .residual import residuals
 from .rows import take_recovery
-from .workbench import Workbench, residuals
+from .workbench import Workbench
 
 RECOVERY = "recovery.json"
 _BATCH = 16

@@ -18,9 +18,10 @@ from ..victims.cut import cut
 from ..victims.layers import boundaries, look
 from ..victims.victim import Victim
 from ..victims.weights import check_finite
-from .request import DEFAULT_JUDGE, Request, RequestError
+from .asked import asks_label_judge, attack_of, metrics_of
+from .request import DEFAULT_ATTACKS, DEFAULT_JUDGE, Request, RequestError
 
-KINDS = {"label": "agreement", "face": "knn_distance and rank1"}
+KINDS = {"label": "agreement, top1 and top5", "face": "knn_distance and rank1"}
 """The kinds of judges, and the metrics that read them."""
 _REMEMBERED = 256
 _BATCH = 32
@@ -117,12 +118,18 @@ class LabelJudge(_Judge):
     def __init__(self, victim: Victim) -> None:
         super().__init__(lambda x: victim.model(victim.normalise(x)), victim.image_shape[1:], _device(victim))
         self.record = Judge(name=victim.name, sha256=victim.weights_sha256)
-        self._classes = victim.classes
+        self.classes = victim.classes
+        self._shape = victim.image_shape
+
+    @cached_property
+    def width(self) -> int:
+        """How many classes it scores."""
+        return self(torch.full((1, *self._shape), 0.5)).shape[1]
 
     def words(self, images: Tensor) -> list[str]:
         """Return what it says of each picture, in words, or in numbers where it has no words."""
         top = self(images).argmax(1).tolist()
-        return [str(index) if self._classes is None else self._classes[index] for index in top]
+        return [str(index) if self.classes is None else self.classes[index] for index in top]
 
 
 class FaceJudge(_Judge):
@@ -161,7 +168,8 @@ def judges_of(request: Request) -> tuple[str, ...]:
         RequestError: as `named` does.
     """
     asked = dict(named(request.judges))
-    if not request.metrics or "agreement" in request.metrics:
+    pictured = any(attack_of(request, text).recovers == "images" for text in request.attacks or DEFAULT_ATTACKS)
+    if pictured and asks_label_judge(metrics_of(request, "images").values(), "images"):
         asked.setdefault("label", DEFAULT_JUDGE)
     return tuple(split_layer(text)[0] if kind == "face" else text for kind, text in asked.items())
 

@@ -59,6 +59,7 @@ def jobs(bench: Workbench) -> tuple[Job, ...]:
     for text in request.defenses:
         registry.build("defense", text)
         raise RequestError(f"--defense {text}: this version runs undefended cells alone")
+    bench.require_use_of_judges()
     found = []
     for layer in bench.layers:
         for text in bench.attacks:
@@ -82,8 +83,8 @@ def jobs(bench: Workbench) -> tuple[Job, ...]:
                 public_sha256=None if bench.public is None else bench.public.manifest_sha256(),
                 gallery=None if bench.gallery is None else request.gallery,
                 gallery_sha256=None if bench.gallery is None else bench.gallery.source.manifest_sha256(),
-                metrics=tuple(bench.metrics),
-                judges=bench.judges,
+                metrics=tuple(bench.metrics(attack.recovers)),
+                judges=bench.judges(attack.recovers),
                 seed=request.seed,
             )
             found.append(Job(cell_key(spec), spec))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -22,6 +23,9 @@ class _Pairs:
     source: PictureSource
     receive: Callable[[Tensor], Leak]
     load: Callable[..., Tensor]
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.source) / _BATCH)
 
     def __iter__(self) -> Iterator[Pair]:
         for batch in data.batches(self.source, self.load, _BATCH):

@@ -21,6 +21,8 @@ DEFAULT_JUDGE = "zoo/efficientnet_lite0"
 DEFAULT_ATTACKS = ("joint", "peel", "rmle")
 EFFORTS = ("quick", "standard", "full")
 PICTURE_METRICS = ("mse", "psnr", "ssim", "ms_ssim", "lpips", "agreement")
+CAPTION_METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider", "cosine", "nll", "nll_gap")
+LABEL_METRICS = ("top1", "top5")
 IDENTITY_METRICS = ("knn_distance", "rank1")
 
 
@@ -32,7 +34,9 @@ class RequestError(SeepageError):
 class Request:
     """An audit as asked for.
 
-    Empty `layers`, `attacks` and `metrics` mean the victim's default cuts, `DEFAULT_ATTACKS` and `PICTURE_METRICS`.
+    Empty `layers` and `attacks` mean the victim's default cuts and `DEFAULT_ATTACKS`. A cell is asked those of the
+    `metrics` that read what its attack recovers; where none is named, `PICTURE_METRICS`, `CAPTION_METRICS` or
+    `LABEL_METRICS`.
     `images` is a folder, a file or DATASET/SPLIT[@PATH], None the embedded photographs; `leak` a stored dump whose rows
     are those pictures; `judges` are `[label=]VICTIM` and `face=VICTIM[:LAYER]`; a `gallery` of other pictures of the
     same people adds `IDENTITY_METRICS` where none of them is asked for. `device` and `workers` do not change results.

@@ -9,28 +9,35 @@ import torch
 from torch import Tensor
 
 from .. import seeding
+from ..data.source import UNLABELLED
 from ..metrics.human import human_ceiling
 from ..metrics.identity import IdentityMetric
+from ..metrics.label import TopLabels, strangers
+from ..metrics.likelihood import Likelihood
 from ..metrics.retrieval import candidates
 from ..metrics.sentences import CaptionMetric, referenced
 from ..metrics.tokens import words
 from ..types import (
     Captions,
     Images,
+    Labels,
     Leak,
     Metric,
     Pictures,
     Recoverer,
+    Recovers,
     Recovery,
     Scores,
     SeepageError,
     SplitModel,
     Status,
 )
+from .likelihoods import SHUFFLED, ZERO_FEATURES, Likelihoods
+from .residual import residuals
 from .rows import take, take_recovery
-from .workbench import Workbench, residuals
+from .workbench import Workbench
 
-MEAN_PICTURE, PRIOR, CONSTANT, SHUFFLED = "mean_picture", "prior", "constant", "shuffled"
+MEAN_PICTURE, PRIOR, CONSTANT = "mean_picture", "prior", "constant"
 ORIGINAL, HUMAN = "original", "human"
 CEILINGS = (ORIGINAL, HUMAN)
 """No null controls: what the originals themselves score where that is not the same for all, and what a person does."""
@@ -49,10 +56,15 @@ class Scored:
 class Scorer:
     """Scores recoveries against the truth. It alone holds both."""
 
-    def __init__(self, bench: Workbench, split: SplitModel, recoverer: Recoverer) -> None:
+    def __init__(self, bench: Workbench, split: SplitModel, recoverer: Recoverer, recovers: Recovers) -> None:
         self._bench = bench
         self._split = split
         self._recoverer = recoverer
+        lacking = bench.unavailable(recovers)
+        self._asked = {key: metric for key, metric in bench.metrics(recovers).items() if key not in lacking}
+        self._judge = bench.judge(recovers)
+        self._likelihoods = Likelihoods(bench, recoverer, self._asked, self._other_leak)
+        self._of_zeros: Recovery | None = None
         count = len(bench.source)
         self._shift = 0 if count < 2 else 1 + bench.request.seed % (count - 1)
 
@@ -61,37 +73,62 @@ class Scorer:
         rows = range(len(indices))
         truth = self._named(indices, truth)
         controls: list[dict[str, dict[str, float]]] = [{} for _ in rows]
-        for name, control in self._null_recoveries(indices, recovery).items():
+        nulls = self._null_recoveries(indices, leak, recovery)
+        for name, control in nulls.items():
             for row, values in enumerate(self._metrics(truth, control)):
                 controls[row][name] = values
         for row, values in self._shuffled(indices, truth, recovery).items():
             controls[row][SHUFFLED] = values
-        for row, values in enumerate(self._identities(truth, _as_recovery(truth.images))):
-            controls[row] |= {ORIGINAL: values} if values else {}
+        if isinstance(recovery.value, Images):
+            originals = _as_recovery(truth.images)
+            for row, values in enumerate(self._identities(truth, originals)):
+                values |= self._labels(truth, originals).get(row, {})
+                controls[row] |= {ORIGINAL: values} if values else {}
         if isinstance(recovery.value, Captions):
             for row, values in self._human(truth).items():
                 controls[row] |= {HUMAN: values} if values else {}
         metrics = self._metrics(truth, recovery)
+        told = self._likelihoods.score(indices, leak, recovery, nulls)
+        for row in rows:
+            metrics[row] |= told.metrics[row]
+            for name, values in told.controls[row].items():
+                controls[row][name] = controls[row].get(name, {}) | values
         for row, index in enumerate(indices):
             metrics[row] |= self._found(leak, row, index)
-            other = next(self._following(index, captioned=True), None)
+            other = next(self._following(index, "captions"), None)
             values = {} if other is None else self._found(leak, row, other)
             if values:
                 controls[row][SHUFFLED] = controls[row].get(SHUFFLED, {}) | values
         labels = None
-        if isinstance(recovery.value, Images):
-            said = self._bench.judge_label(recovery.value.images), self._bench.judge_label(truth.images)
-            labels = None if said[0] is None or said[1] is None else (said[0], said[1])
+        if isinstance(recovery.value, Images) and self._judge is not None:
+            labels = self._judge.words(recovery.value.images), self._judge.words(truth.images)
         return Scored(residuals(self._split, leak.features, recovery), metrics, controls, labels)
 
     def _metrics(self, truth: Pictures, recovery: Recovery) -> list[dict[str, float]]:
         scores = self._identities(truth, recovery)
-        for row, values in self._sentences(truth, recovery).items():
-            scores[row] |= values
+        for found in (self._sentences(truth, recovery), self._labels(truth, recovery)):
+            for row, values in found.items():
+                scores[row] |= values
         for key, metric in self._available(recovery):
-            if not isinstance(metric, IdentityMetric | CaptionMetric):
-                for row, value in enumerate(metric(truth, recovery, self._bench.judge).tolist()):
+            if not isinstance(metric, IdentityMetric | CaptionMetric | Likelihood | TopLabels):
+                for row, value in enumerate(metric(truth, recovery, self._judge).tolist()):
                     scores[row][key] = value
+        return scores
+
+    def _labels(self, truth: Pictures, recovery: Recovery) -> dict[int, dict[str, float]]:
+        """The metrics that compare labels; nothing for pictures without one, or of classes that cannot be said."""
+        value, labels = recovery.value, [] if truth.labels is None else truth.labels.tolist()
+        rows = [row for row, label in enumerate(labels) if label >= 0]
+        if not rows or (
+            isinstance(value, Labels) and strangers(truth.classes, value.classes, value.scores.shape[1]) is not None
+        ):
+            return {}
+        scores: dict[int, dict[str, float]] = {row: {} for row in rows}
+        known, recovered = take(truth, rows), take_recovery(recovery, rows)
+        for key, metric in self._available(recovery):
+            if isinstance(metric, TopLabels):
+                for row, found in zip(rows, metric(known, recovered, self._judge).tolist(), strict=True):
+                    scores[row][key] = found
         return scores
 
     def _sentences(self, truth: Pictures, recovery: Recovery) -> dict[int, dict[str, float]]:
@@ -110,9 +147,7 @@ class Scorer:
     def _found(self, leak: Leak, row: int, picture: int) -> dict[str, float]:
         """The metrics that ask whether a row of the leak tells a picture's own caption from those of others."""
         bench, captions = self._bench, self._bench.captioned.captions or ()
-        asked = {
-            key: item for key, item in bench.metrics.items() if Scores in item.reads and key not in bench.unavailable
-        }
+        asked = {key: item for key, item in self._asked.items() if Scores in item.reads}
         if not asked or not any(map(words, captions[picture])):
             return {}
         texts, match = candidates(captions, picture, seeding.generator(bench.request.seed, "metric", "gallery"))
@@ -145,8 +180,8 @@ class Scorer:
         return scores
 
     def _available(self, recovery: Recovery) -> Iterator[tuple[str, Metric]]:
-        for key, metric in self._bench.metrics.items():
-            if key not in self._bench.unavailable and isinstance(recovery.value, tuple(metric.reads)):
+        for key, metric in self._asked.items():
+            if isinstance(recovery.value, tuple(metric.reads)):
                 yield key, metric
 
     def _named(self, indices: Sequence[int], truth: Pictures) -> Pictures:
@@ -155,7 +190,7 @@ class Scorer:
             return truth
         return replace(truth, identities=tuple(self._bench.gallery.audited[index] for index in indices))
 
-    def _null_recoveries(self, indices: Sequence[int], recovery: Recovery) -> dict[str, Recovery]:
+    def _null_recoveries(self, indices: Sequence[int], leak: Leak, recovery: Recovery) -> dict[str, Recovery]:
         """What an attacker without the features would hand in for these pictures."""
         count = len(indices)
         hashes = [self._bench.hashes[index] for index in indices]
@@ -165,14 +200,28 @@ class Scorer:
             found[CONSTANT] = constant
         if isinstance(recovery.value, Images):
             found[MEAN_PICTURE] = _as_recovery(self._bench.mean_picture.expand(count, -1, -1, -1))
+        else:
+            silent = self._silenced(leak)
+            # An attack may refuse a leak of zeros: then its prior is what it has instead.
+            if silent.status[0].kind != "failed":
+                found[ZERO_FEATURES] = take_recovery(silent, [0] * count)
         return {name: _on_cpu(control) for name, control in found.items()}
+
+    def _silenced(self, leak: Leak) -> Recovery:
+        """What the attack makes of a row of zeros, asked once."""
+        if self._of_zeros is None:
+            row = leak.rows(0, 1)
+            draw = seeding.generator(self._bench.request.seed, "control", ZERO_FEATURES)
+            self._of_zeros = self._recoverer.recover(row.with_features(torch.zeros_like(row.features)), [draw])
+        return self._of_zeros
 
     def _shuffled(self, indices: Sequence[int], truth: Pictures, recovery: Recovery) -> dict[int, dict[str, float]]:
         """The very recoveries scored against another picture's truth, by a fixed derangement, of people for theirs."""
         scores: dict[int, dict[str, float]] = {}
         for row, index in enumerate(indices):
             own = take_recovery(recovery, [row])
-            other = self._other(index, captioned=isinstance(recovery.value, Captions))
+            having = {Captions: "captions", Labels: "label"}.get(type(recovery.value), "")
+            other = self._other(index, having)
             if other is not None:
                 scores[row] = self._metrics(other, own)[0]
             person = self._somebody_else(index)
@@ -186,27 +235,43 @@ class Scorer:
         gallery = self._bench.gallery
         return None if gallery is None else gallery.others.get(gallery.audited[index])
 
-    def _other(self, index: int, *, captioned: bool) -> Pictures | None:
+    def _other(self, index: int, having: str) -> Pictures | None:
         """The truth that the picture at `index` is shuffled with: the next readable one of the derangement.
 
-        Captions are shuffled among the pictures that have some.
+        Captions are shuffled among the pictures that have some, and so are labels.
         """
-        for other in self._following(index, captioned=captioned):
-            entry = self._bench.source.entries[other]
-            try:
-                return Pictures(self._split.load(entry.path)[None], (entry.id,), captions=(entry.captions,))
-            except SeepageError:  # unreadable, or a shape that the victim does not take
-                continue
+        return next((pictures for _, pictures in self._readable(index, having)), None)
+
+    def _other_leak(self, index: int) -> Tensor | None:
+        """The features that the one at `index` is shuffled with: the next in the derangement that are numbers."""
+        for other, pictures in self._readable(index, ""):
+            if self._bench.at_hand(other):
+                features = self._bench.received_rows(self._split, [other], pictures.images).features[0]
+                if torch.isfinite(features).all():
+                    return features
         return None
 
-    def _following(self, index: int, *, captioned: bool) -> Iterator[int]:
+    def _readable(self, index: int, having: str) -> Iterator[tuple[int, Pictures]]:
+        source = self._bench.source
+        for other in self._following(index, having):
+            entry = source.entries[other]
+            try:
+                image = self._split.load(entry.path)[None]
+            except SeepageError:  # unreadable, or a shape that the victim does not take
+                continue
+            label = torch.tensor([UNLABELLED if entry.label is None else entry.label])
+            yield other, Pictures(image, (entry.id,), label, source.classes, (entry.captions,))
+
+    def _following(self, index: int, having: str) -> Iterator[int]:
         """The other pictures in the derangement's order, without copies of this one."""
         count = len(self._bench.source)
         for step in range(count if count > 1 else 0):
             other = (index + self._shift + step) % count
             if self._bench.hashes[other] == self._bench.hashes[index]:
                 continue
-            if not captioned or any(map(words, self._bench.source.entries[other].captions)):
+            entry = self._bench.source.entries[other]
+            wanted = {"captions": any(map(words, entry.captions)), "label": entry.label is not None}
+            if wanted.get(having, True):
                 yield other
 
 
@@ -215,6 +280,4 @@ def _as_recovery(images: Tensor) -> Recovery:
 
 
 def _on_cpu(recovery: Recovery) -> Recovery:
-    if isinstance(recovery.value, Images):
-        return Recovery(Images(recovery.value.images.detach().cpu()), recovery.status, recovery.passes)
-    return recovery
+    return take_recovery(recovery, range(len(recovery.status)))

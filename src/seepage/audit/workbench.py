@@ -10,23 +10,35 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from .. import data, pictures, registry, seeding, victims, wire
+from .. import data, pictures, seeding, victims, wire
 from ..attacks import controls
-from ..attacks.parameters import require_sensible
 from ..data.features import open_leak
 from ..data.source import PictureSource
 from ..metrics.identity import IdentityMetric, needs
+from ..metrics.label import TopLabels, strangers
+from ..metrics.likelihood import Nll, NllGap
 from ..metrics.retrieval import Recall
 from ..metrics.sentences import CaptionMetric
 from ..schema import Cut, Judge
-from ..types import Attack, Examples, Images, Knowledge, Leak, Metric, PictureFile, Pictures, Recovery, SplitModel
+from ..types import (
+    Attack,
+    Examples,
+    Knowledge,
+    Leak,
+    Metric,
+    PictureFile,
+    Pictures,
+    Recovers,
+    SplitModel,
+)
 from ..victims.cut import cut
 from ..victims.layers import Layer, default_layers, layers
 from ..victims.victim import Victim
+from .asked import asks_label_judge, attack_of, attacks_of, metrics_of
 from .judges import FaceJudge, Judges, LabelJudge
 from .people import Gallery
 from .public import examples
-from .request import DEFAULT_ATTACKS, IDENTITY_METRICS, PICTURE_METRICS, Request, RequestError
+from .request import Request, RequestError
 
 
 class Workbench:
@@ -34,6 +46,8 @@ class Workbench:
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        self._metrics: dict[Recovers, Mapping[str, Metric]] = {}
+        self._unavailable: dict[Recovers, Mapping[str, str]] = {}
 
     @cached_property
     def device(self) -> torch.device:
@@ -107,41 +121,60 @@ class Workbench:
         Raises:
             SeepageError: no such attack or parameter, or a value that it cannot have.
         """
-        name, _ = registry.parse(text)
-        efforts = registry.get("attack", name).efforts
-        attack: Attack = registry.build("attack", text, efforts.get(self.request.effort, {}))
-        require_sensible(attack, name)
-        return attack
+        return attack_of(self.request, text)
 
     @cached_property
     def attacks(self) -> tuple[str, ...]:
         """The attacks to run, each with all its parameters."""
-        wanted = self.request.attacks or DEFAULT_ATTACKS
-        return tuple(dict.fromkeys(registry.spec("attack", self.attack(text)) for text in wanted))
+        return attacks_of(self.request)
 
     @cached_property
-    def metrics(self) -> Mapping[str, Metric]:
-        """The metrics asked for, by key, those that cannot be had here included; a gallery asks for its own."""
-        asked = self.request.metrics or PICTURE_METRICS
-        if self.request.gallery is not None and not set(asked) & set(IDENTITY_METRICS):
-            asked = (*asked, *IDENTITY_METRICS)
-        return {name: registry.build("metric", name) for name in dict.fromkeys(asked)}
+    def recovered(self) -> tuple[Recovers, ...]:
+        """What the attacks to run recover."""
+        return tuple(dict.fromkeys(self.attack(text).recovers for text in self.attacks))
 
-    @cached_property
-    def unavailable(self) -> Mapping[str, str]:
-        """Why metrics cannot be had here, by key."""
-        reasons = {key: metric.unavailable(self.victim.image_shape) for key, metric in self.metrics.items()}
-        found = {key: reason for key, reason in reasons.items() if reason is not None}
-        if "agreement" in self.metrics and isinstance(self._judges.label, str):
-            found["agreement"] = self._judges.label
-        for key, metric in self.metrics.items():
-            if isinstance(metric, IdentityMetric):
-                reason = self._unidentified(metric)
-                found |= {} if reason is None else {key: reason}
-            if isinstance(metric, CaptionMetric | Recall) and key not in found:
-                reason = metric.lacks(self.captioned.captions or ())
-                found |= {} if reason is None else {key: reason}
-        return found
+    def metrics(self, recovers: Recovers) -> Mapping[str, Metric]:
+        """The metrics asked of a cell whose attack `recovers` this, by key, those that cannot be had here included."""
+        if recovers not in self._metrics:
+            self._metrics[recovers] = metrics_of(self.request, recovers)
+        return self._metrics[recovers]
+
+    @property
+    def all_metrics(self) -> Mapping[str, Metric]:
+        """The metrics asked of any cell."""
+        return {key: metric for recovers in self.recovered for key, metric in self.metrics(recovers).items()}
+
+    def unavailable(self, recovers: Recovers) -> Mapping[str, str]:
+        """Why metrics of such a cell cannot be had here, by key."""
+        if recovers not in self._unavailable:
+            self._unavailable[recovers] = self._lacking(recovers)
+        return self._unavailable[recovers]
+
+    def _lacking(self, recovers: Recovers) -> dict[str, str]:
+        reasons = {key: self._lack(metric, recovers) for key, metric in self.metrics(recovers).items()}
+        return {key: reason for key, reason in reasons.items() if reason is not None}
+
+    def _lack(self, metric: Metric, recovers: Recovers) -> str | None:
+        reason = metric.unavailable(self.victim.image_shape)
+        if reason is not None:
+            return reason
+        if isinstance(metric, IdentityMetric):
+            return self._unidentified(metric)
+        if isinstance(metric, CaptionMetric | Recall):
+            return metric.lacks(self.captioned.captions or ())
+        if isinstance(metric, Nll) and "captions" not in self.source.known:
+            return "none of the pictures has a reference caption"
+        if isinstance(metric, NllGap) and len(self.source) < 2:
+            return "there is no other picture whose leak to compare with"
+        if isinstance(metric, TopLabels) and "label" not in self.source.known:
+            return "none of the pictures has a label"
+        if asks_label_judge([metric], recovers):
+            judge = self._judges.label
+            if isinstance(judge, str):
+                return judge
+            if isinstance(metric, TopLabels):
+                return strangers(self.source.classes, judge.classes, judge.width)
+        return None
 
     @cached_property
     def captioned(self) -> Pictures:
@@ -159,40 +192,40 @@ class Workbench:
     def _judges(self) -> Judges:
         return Judges(self.request.judges, lambda: self.victim, self.device)
 
-    @cached_property
-    def judges(self) -> dict[str, Judge]:
-        """The judges of this audit, for the spec.
+    def require_use_of_judges(self) -> None:
+        """Refuse a judge that nobody would ask.
 
         Raises:
-            RequestError: a judge is named that no metric would ask.
+            RequestError: a judge is named that no metric of any cell reads.
         """
-        found = {}
-        if self._judges.face is not None and not any(isinstance(m, IdentityMetric) for m in self.metrics.values()):
+        if self._judges.face is not None and not any(isinstance(m, IdentityMetric) for m in self.all_metrics.values()):
             raise RequestError("--judge face= is read by knn_distance and rank1 alone: add --gallery, which they need")
-        if self._judges.names_label and "agreement" not in self.metrics:
-            raise RequestError("a label --judge is read by agreement alone: add --metric agreement")
-        if self.judge is not None:
-            found["label"] = self.judge.record
-        if self.face is not None:
+        pictured = "images" in self.recovered
+        if self._judges.names_label and not (pictured and asks_label_judge(self.metrics("images").values(), "images")):
+            raise RequestError("a label --judge is read by agreement, top1 and top5 alone: add --metric agreement")
+
+    def judges(self, recovers: Recovers) -> dict[str, Judge]:
+        """The judges of a cell whose attack `recovers` this, for the spec."""
+        found, judge = {}, self.judge(recovers)
+        if judge is not None:
+            found["label"] = judge.record
+        if recovers == "images" and self.face is not None:
             found["face"] = self.face.record
         return found
 
-    @property
-    def judge(self) -> LabelJudge | None:
-        """The label judge as metrics take it: pictures in [0, 1] of any size to class scores."""
-        if "agreement" not in self.metrics or isinstance(self._judges.label, str):
+    def judge(self, recovers: Recovers) -> LabelJudge | None:
+        """The label judge, where a metric of such a cell asks it: pictures in [0, 1] of any size to class scores."""
+        if not asks_label_judge(self.metrics(recovers).values(), recovers) or isinstance(self._judges.label, str):
             return None
         return self._judges.label
 
     @cached_property
     def face(self) -> FaceJudge | None:
         """The judge of identities, where a metric here asks it: pictures in [0, 1] of any size to embeddings."""
-        asking = [key for key, metric in self.metrics.items() if isinstance(metric, IdentityMetric)]
-        return self._judges.face if any(key not in self.unavailable for key in asking) else None
-
-    def judge_label(self, images: Tensor) -> list[str] | None:
-        """What the judge says of each picture, in words."""
-        return None if self.judge is None else self.judge.words(images)
+        if "images" not in self.recovered:
+            return None
+        asking = [key for key, metric in self.metrics("images").items() if isinstance(metric, IdentityMetric)]
+        return self._judges.face if any(key not in self.unavailable("images") for key in asking) else None
 
     @cached_property
     def gallery(self) -> Gallery | None:
@@ -354,18 +387,6 @@ class Workbench:
         if self.leak_sha256 is None:
             return own
         return hashlib.sha256(f"{own}{self.leak_sha256}".encode()).hexdigest()
-
-
-@torch.no_grad()
-def residuals(split: SplitModel, features: Tensor, recovery: Recovery) -> list[float | None]:
-    """Return |prefix(recovered) - leak| / |leak| a row, by a run of our own; None where no picture came back."""
-    if not isinstance(recovery.value, Images):
-        return [None] * len(features)
-    again = split.prefix(recovery.value.images.to(split.device))
-    target = features.to(again)
-    off = (again - target).flatten(1).norm(dim=1)
-    size = target.flatten(1).norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-    return [float(value) for value in (off / size).tolist()]
 
 
 @lru_cache(maxsize=8)

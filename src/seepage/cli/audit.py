@@ -228,11 +228,12 @@ def _check(conditions: Sequence[_Condition], bench: Workbench) -> None:
     from ..registry import suggest
 
     for condition in conditions:
-        if condition.metric not in bench.metrics:
-            near = suggest(condition.metric, bench.metrics)
+        if condition.metric not in bench.all_metrics:
+            near = suggest(condition.metric, bench.all_metrics)
             raise RequestError(f"--fail-if {condition.text!r}: no metric {condition.metric!r}{near}")
-        if condition.metric in bench.unavailable:
-            reason = bench.unavailable[condition.metric]
+        asked = [bench.unavailable(kind) for kind in bench.recovered if condition.metric in bench.metrics(kind)]
+        if all(condition.metric in reasons for reasons in asked):
+            reason = asked[0][condition.metric]
             raise RequestError(f"--fail-if {condition.text!r}: {condition.metric} cannot be had: {reason}")
 
 

@@ -7,7 +7,8 @@ from .fluency import Fluency, beside_human, fluency_of
 from .human import human_ceiling
 from .identity import IdentityMetric, KnnDistance, Rank1
 from .java import Meteor, Spice
-from .label import Agreement
+from .label import Agreement, Top1, Top5, TopLabels
+from .likelihood import Likelihood, Nll, NllGap
 from .perceptual import Lpips
 from .perplexity import Perplexity
 from .pixel import Mse, Psnr
@@ -28,10 +29,13 @@ __all__ = [
     "IdentityMetric",
     "ImageMetric",
     "KnnDistance",
+    "Likelihood",
     "Lpips",
     "Meteor",
     "MsSsim",
     "Mse",
+    "Nll",
+    "NllGap",
     "Perplexity",
     "Psnr",
     "Rank1",
@@ -41,6 +45,9 @@ __all__ = [
     "RougeL",
     "Spice",
     "Ssim",
+    "Top1",
+    "Top5",
+    "TopLabels",
     "beside_human",
     "fluency_of",
     "human_ceiling",

@@ -1,0 +1,156 @@
+"""Recovered labels scored through the command line: a probe of colours, beside a picture rebuilt first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seepage.schema import Cell
+from seepage.store import Store
+
+Run = Callable[..., tuple[int, str, str]]
+COLOURS = ("blue", "green", "red")
+CHANNEL = {"red": 0, "green": 1, "blue": 2}
+
+
+def write(root: Path, count: int, seed: int, unlabelled: int = 0) -> Path:
+    """Pictures of one colour on grey, and what colour that is; the last ones say nothing."""
+    root.mkdir()
+    random = np.random.default_rng(seed)
+    lines = []
+    for index in range(count):
+        colour = COLOURS[index % 3]
+        pixels = np.full((16, 16, 3), 90) + random.integers(0, 20, (16, 16, 3))
+        pixels[..., CHANNEL[colour]] += 80
+        Image.fromarray(pixels.astype(np.uint8)).save(root / f"{index:02d}.png")
+        known = {"label": colour} if index < count - unlabelled else {}
+        lines.append(json.dumps({"file_name": f"{index:02d}.png"} | known))
+    (root / "metadata.jsonl").write_text("\n".join(lines))
+    return root
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return write(tmp_path / "labelled", 7, 0, unlabelled=1)
+
+
+@pytest.fixture
+def public(tmp_path: Path) -> Path:
+    return write(tmp_path / "owned", 45, 1)
+
+
+def cells(folder: Path) -> dict[str, Cell]:
+    return {cell.spec.attack.partition(":")[0]: cell for cell in Store(folder).cells().values()}
+
+
+def test_a_probe_reads_labels_beside_its_controls(
+    victim: str, pictures: Path, public: Path, tmp_path: Path, seepage: Run
+) -> None:
+    arguments = ("audit", victim, pictures, "--layer", "relu", "--attack", "probe", "--public", public)
+    code, _, err = seepage(*arguments, "-o", tmp_path / "o", "--metric", "top1", "--metric", "mse")
+    assert code == 0, err
+    cell = cells(tmp_path / "o")["probe"]
+    assert cell.spec.metrics == ("top1",)
+    assert cell.spec.judges == {}
+    assert [sample.metrics.get("top1") for sample in cell.samples] == [1.0] * 6 + [None]
+    assert cell.summary["top1"].n == 6
+    # Of three colours as often as each other the constant one is right of two pictures in six.
+    assert cell.controls["constant"]["top1"].mean == pytest.approx(1 / 3)
+    # Each picture's label for the next one's, of the next colour.
+    assert cell.controls["shuffled"]["top1"].mean == 0.0
+    assert cell.controls["prior"]["top1"].n == 6
+    assert cell.summary["top1"].recovery == 1.0
+    shown = [(s.recovered.label, s.truth.label, s.truth.image) for s in cell.samples if s.recovered and s.truth]
+    assert [first for first, _, _ in shown] == [COLOURS[index % 3] for index in range(7)]
+    assert [true for _, true, _ in shown] == [*(COLOURS[index % 3] for index in range(6)), None]
+    assert all(image is not None and (tmp_path / "o" / image).is_file() for _, _, image in shown)
+
+
+def test_classes_are_matched_by_name(victim: str, public: Path, tmp_path: Path, seepage: Run) -> None:
+    """The public pictures know one class more, so that every number means another colour."""
+    Image.new("RGB", (16, 16), (5, 5, 5)).save(public / "x.png")
+    with (public / "metadata.jsonl").open("a") as file:
+        file.write("\n" + json.dumps({"file_name": "x.png", "label": "black"}))
+    pictures = write(tmp_path / "labelled", 6, 0)
+    arguments = ("audit", victim, pictures, "--layer", "mix", "--attack", "probe", "--public", public)
+    assert seepage(*arguments, "-o", tmp_path / "o", "--metric", "top1")[0] == 0
+    assert cells(tmp_path / "o")["probe"].summary["top1"].mean == 1.0
+
+
+def test_classes_that_share_no_name_are_not_compared(
+    victim: str, folder: Path, public: Path, tmp_path: Path, seepage: Run
+) -> None:
+    lines = [json.dumps({"file_name": path.name, "label": "smooth"}) for path in sorted(folder.glob("*.png"))]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    arguments = ("audit", victim, folder, "--layer", "mix", "--attack", "probe", "--public", public)
+    assert seepage(*arguments, "-o", tmp_path / "o", "--metric", "top1")[0] == 0
+    cell = cells(tmp_path / "o")["probe"]
+    assert cell.summary == {}
+    assert "none of the pictures' classes" in cell.unavailable["top1"]
+
+
+def test_without_public_pictures_the_probe_is_not_run(
+    victim: str, pictures: Path, tmp_path: Path, seepage: Run
+) -> None:
+    code, _, err = seepage("audit", victim, pictures, "--layer", "mix", "--attack", "probe", "-o", tmp_path / "o")
+    assert code == 0, err
+    cell = cells(tmp_path / "o")["probe"]
+    assert (cell.status, "--public" in cell.message) == ("not_run", True)
+
+
+def test_the_judge_names_what_was_rebuilt(
+    victim: str, pictures: Path, public: Path, tmp_path: Path, seepage: Run
+) -> None:
+    """Five classes of the judge without names against three: refused; three that are named: compared."""
+    judge = victim.replace(":tiny", ":judge")
+    asked = ("--metric", "top1", "--metric", "mse", "--judge", judge)
+    arguments = ("audit", victim, pictures, "--layer", "mix", "--attack", "rmle:steps=30", *asked)
+    assert seepage(*arguments, "-o", tmp_path / "o")[0] == 0
+    cell = cells(tmp_path / "o")["rmle"]
+    assert set(cell.summary) == {"mse"}
+    assert cell.unavailable["top1"] == "the pictures are of 3 classes, and the scores of 5 that have no names"
+    path = Path(victim.removeprefix("module/").rpartition(":")[0])
+    path.write_text(path.read_text() + SEER)
+    seer = ("--judge", victim.replace(":tiny", ":seer"), "--metric", "agreement")
+    assert seepage(*arguments[:-2], *seer, "-o", tmp_path / "s")[0] == 0
+    cell = cells(tmp_path / "s")["rmle"]
+    assert cell.spec.judges["label"].name.endswith(":seer")
+    values = [sample.metrics.get("top1") for sample in cell.samples]
+    assert values[-1] is None
+    # The judge tells red from the rest alone, of the originals too.
+    assert cell.ceilings["original"]["top1"].mean == pytest.approx(4 / 6)
+    assert cell.summary["top1"].n == 6
+    assert cell.summary["agreement"].n == 7
+
+
+SEER = '''
+
+
+class Seer(nn.Module):
+    """Says whether a picture is red; if not, that it is green."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.score = nn.Linear(3, 3, bias=False)
+        self.num_classes = 3
+        self.classes = ("Red", "green", "blue")
+        with torch.no_grad():
+            self.score.weight.copy_(torch.tensor([[1.0, -1.0, -1.0], [0.0, 0.0, 0.0], [-1.0, -1.0, -1.0]]))
+
+    def forward(self, x):
+        x = self.pool(x).flatten(1)
+        return self.score(x) + torch.tensor([0.3, 0.0, 0.0])
+
+
+def seer():
+    return Seer()
+
+
+seer.image_shape = (3, 16, 16)
+'''
