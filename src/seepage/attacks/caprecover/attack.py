@@ -1,0 +1,211 @@
+"""CapRecover as an attack: what a picture shows, in words or as a label, from its features alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+
+from ...registry import register
+from ...types import Access, Auxiliary, Examples, Knowledge, Leak, LeakHeader, NotRunError, Progress, Recoverer
+from ..chores import Chore
+from ..parameters import within
+from . import adapter
+from .adapter import Header
+from .fitting import TRAIN, Course, Lessons, begun, gather, header_of, rehearsal, train
+from .generation import Decode, Decoding
+from .language import DEFAULT, LanguageModel, load
+from .model import CapRecoverModel, ModelConfig
+from .qformer import QFormerConfig
+from .recoverer import CapRecoverer
+
+Read = Literal["caption", "words", "label"]
+
+
+@register("attack", "caprecover")
+@dataclass(frozen=True)
+class CapRecover:
+    """Read features with a Q-Former and let a frozen language model say what they show (arXiv 2507.22828).
+
+    A mapper brings features of any shape to at most 64 tokens; a Q-Former's queries read them; projected, they are a
+    frozen causal language model's prompt. Queries are first aligned to sentence vectors (InfoNCE), then trained by the
+    cross-entropy of captions at caption positions. `read=caption` answers with captions, `words` with the classes whose
+    names the captions say, `label` with a linear read-out of the queries.
+
+    `adapter=FILE` is what `seepage train caprecover` wrote, for one victim and some of its layers; its hash is part of
+    the result. Without one a small network of `layers` blocks, `width` wide, is trained on the leaks of the attacker's
+    own pictures: `align` steps, then `steps`. `language` is `smollm2`, a folder, a GGUF file or a hub id; an adapter
+    knows its own, and another file of the same hash may be named. `decoding` is greedy, beam (of `beams`) or sample (at
+    `temperature`, from the tokens that make up `share`); captions have `least` to `most` tokens, `batch` at once.
+
+    Black-box: it sees leaks of pictures of its own, no prefix and no gradient, and asks the victim nothing while
+    recovering, so a row is always `stopped`.
+    """
+
+    read: Read = "caption"
+    adapter: Path | None = None
+    language: str = ""
+    decoding: Decoding = "greedy"
+    beams: int = within(5, least=1)
+    temperature: float = within(0.7, least=1e-3)
+    share: float = within(0.9, least=1e-6, most=1)
+    least: int = 3
+    most: int = within(40, least=1)
+    batch: int = within(16, least=1)
+    align: int = 400
+    steps: int = within(700, least=1)
+    lr: float = 5e-4
+    width: int = within(384, least=1)
+    layers: int = within(4, least=1)
+    heads: int = within(6, least=1)
+    queries: int = within(16, least=1)
+
+    efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
+        "quick": {"align": 60, "steps": 60},
+        "standard": {},
+        "full": {"align": 1200, "steps": 3000},
+    }
+
+    @property
+    def access(self) -> Access:
+        """Leaks of its own pictures are enough."""
+        return "black-box"
+
+    @property
+    def auxiliary(self) -> Auxiliary:
+        """It learned from pictures with captions or labels."""
+        return "public"
+
+    @property
+    def budget(self) -> int:
+        """Recovering needs no pass."""
+        return 0
+
+    def fit(
+        self,
+        knowledge: Knowledge,
+        generator: torch.Generator,
+        *,
+        workdir: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Recoverer:
+        """Read the adapter, else train on the attacker's own pictures.
+
+        Raises:
+            NotRunError: there is neither, the pictures lack captions or labels, or classes are wanted and unknown.
+            AdapterError: the adapter cannot be read.
+            LanguageError, AssetError, PretrainedError: what is trained with cannot be had.
+            TrainingError: nothing could be learned.
+        """
+        if self.adapter is not None:
+            return self.load(self.adapter, knowledge)
+        lessons = gather(self._public(knowledge), self.read, knowledge.classes)
+        if self.read != "caption" and not lessons.classes:
+            raise NotRunError(f"caprecover:read={self.read} names classes, and none are known of the public pictures")
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        model, header = train(
+            lessons,
+            self.read,
+            self._config(lessons),
+            self._language(lessons),
+            self._course,
+            seed,
+            folder=workdir,
+            progress=progress,
+        )
+        return self._recoverer(model, header, knowledge)
+
+    def load(self, path: Path, knowledge: Knowledge) -> Recoverer:
+        """Return the recoverer of an adapter.
+
+        Raises:
+            AdapterError: it cannot be read.
+            NotRunError: it was not trained for what is to be read.
+        """
+        return self._recoverer(*adapter.read(path), knowledge)
+
+    def equipment_sha256(self) -> str | None:
+        """Return the hash of the adapter's file."""
+        return None if self.adapter is None else adapter.sha256(self.adapter)
+
+    def learned_from(self, hashes: Sequence[str]) -> tuple[str, ...]:
+        """Return those SHA-256 of picture files that the adapter was trained or selected on.
+
+        Raises:
+            AdapterError: the adapter cannot be read.
+        """
+        return () if self.adapter is None else adapter.read_header(self.adapter).seen(hashes)
+
+    def chores(self, knowledge: Knowledge, rows: int) -> Sequence[Chore]:
+        """Return the reading of `rows` made-up leaks and, without an adapter, the steps of training on as many.
+
+        Raises:
+            NotRunError: there is neither an adapter nor a picture to learn from.
+            AdapterError, LanguageError, AssetError, PretrainedError: as `fit` does.
+        """
+        if self.adapter is None:
+            return self._training(knowledge, rows)
+        recoverer = self._recoverer(*adapter.read(self.adapter), knowledge)
+        header, layer = recoverer.header, recoverer.layer
+        shape = (rows, *header.layers[layer])
+        leak = Leak(torch.ones(shape), LeakHeader(header.victim, header.weights_sha256, layer, ""))
+        return (_reading(recoverer, leak),)
+
+    def _training(self, knowledge: Knowledge, rows: int) -> Sequence[Chore]:
+        """Return one step of each stage of training, and the reading by what is not trained yet."""
+        public = self._public(knowledge)
+        lessons = gather(Examples(islice(public.train, 1), ()), self.read, knowledge.classes)
+        language = self._language(lessons)
+        model = begun(lessons, self._config(lessons), language, 0)
+        steps = rehearsal(lessons, model, language, self._course)
+        recoverer = self._recoverer(model, header_of(lessons, model, language), knowledge)
+        features = lessons.features[[row % len(lessons) for row in range(rows)]]
+        return *steps, _reading(recoverer, Leak(features, lessons.header))
+
+    def _public(self, knowledge: Knowledge) -> Examples:
+        if knowledge.public is None:
+            raise NotRunError(
+                f"caprecover learns from pictures with captions or labels: train an adapter with {TRAIN} and name it "
+                "(caprecover:adapter=FILE), or let it learn a little from --public DATASET/SPLIT"
+            )
+        return knowledge.public
+
+    def _language(self, lessons: Lessons) -> LanguageModel | None:
+        return None if self.read == "label" else load(self.language or DEFAULT, lessons.features.device)
+
+    @property
+    def _course(self) -> Course:
+        return Course(align=self.align, steps=self.steps, lr=self.lr)
+
+    def _config(self, lessons: Lessons) -> ModelConfig:
+        """The network to train: with a read-out where that is what is wanted."""
+        qformer = QFormerConfig(self.width, self.layers, self.heads, self.queries).sized()
+        classes = len(lessons.classes or ()) if self.read == "label" else 0
+        return ModelConfig(qformer, most_tokens=max(self.most, 2), classes=classes)
+
+    def _recoverer(self, model: CapRecoverModel, header: Header, knowledge: Knowledge) -> CapRecoverer:
+        how = Decode(
+            self.decoding,
+            self.beams,
+            temperature=self.temperature,
+            share=self.share,
+            least=min(self.least, self.most - 1),
+            most=self.most,
+        )
+        found = CapRecoverer(self.read, how, self.batch, self.language, model, header, knowledge)
+        if self.read == "label" and model.labels is None:
+            raise NotRunError("the adapter was trained without labels: it reads captions and words, not read=label")
+        if self.read != "label" and not header.language_sha256:
+            raise NotRunError(f"the adapter was trained on labels alone: it has read=label, not read={self.read}")
+        if self.read == "words" and not found.classes:
+            raise NotRunError("caprecover:read=words looks for the names of classes, and none are known of this victim")
+        return found
+
+
+def _reading(recoverer: CapRecoverer, leak: Leak) -> Chore:
+    generators = [torch.Generator().manual_seed(row) for row in range(len(leak))]
+    return Chore(lambda: recoverer.recover(leak, generators), each=1 / len(leak))

@@ -1,0 +1,241 @@
+"""Frozen causal language models by name, and captions as their tokens."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ... import assets
+from ...files import printable
+from ...minilm import readable
+from ...pictures import file_sha256
+from ...registry import suggest
+from ...seeding import state_sha256
+from ...types import SeepageError
+from .gguf import dequantised
+from .pretrained import folder_sha256, quiet, read_part, resolve
+from .tokenizer import Bytes, Subwords, Tokenizer
+
+DEFAULT = "smollm2"
+EXTRA = "the `caption` extra, which is not installed: pip install 'seepage[caption]'"
+_INSTEAD = (
+    f"{DEFAULT} (fetched once, 98 MB), the path of a folder that transformers saved a model to, or of a GGUF file"
+)
+_COMMA = re.compile(r",(?![^\[]*\])")
+
+
+class LanguageError(SeepageError):
+    """A language model that cannot be had; the message says where was looked and what to type instead."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Captions as tokens, each with its end, filled up to one length; what lies beyond `lengths` is no caption."""
+
+    ids: Int[Tensor, "b t"]
+    lengths: Int[Tensor, "b"]
+
+    @property
+    def mask(self) -> Bool[Tensor, "b t"]:
+        """True where a caption's token is."""
+        return torch.arange(self.ids.shape[1], device=self.ids.device) < self.lengths[:, None]
+
+    def to(self, device: torch.device) -> Tokens:
+        """Return them on a device."""
+        return Tokens(self.ids.to(device), self.lengths.to(device))
+
+
+class LanguageModel:
+    """A frozen causal language model with its tokenizer.
+
+    `spread` is the root mean square of its token embeddings, the scale that what is fed to it must have; `sha256` that
+    of the files it came from. Many have one token for end and padding, so nothing here tells padding by its token.
+    """
+
+    def __init__(self, name: str, sha256: str, network: Any, tokenizer: Tokenizer, end: int) -> None:
+        self.name, self.sha256 = name, sha256
+        self.network = network.eval().requires_grad_(False)
+        self.tokenizer, self.end = tokenizer, end
+        table: Tensor = self.network.get_input_embeddings().weight
+        self.width = table.shape[1]
+        self.spread = float(table.float().square().mean().sqrt())
+        # Of special tokens, a caption has the end alone.
+        self.banned = tuple(token for token in tokenizer.special if token != end and token < table.shape[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        table: Tensor = self.network.get_input_embeddings().weight
+        return table.device
+
+    def embed(self, ids: Int[Tensor, "b t"]) -> Float[Tensor, "b t w"]:
+        """Return the tokens' embeddings."""
+        embedded: Tensor = self.network.get_input_embeddings()(ids)
+        return embedded
+
+    def tokens(self, captions: Sequence[str], most: int) -> Tokens:
+        """Return captions as tokens, white space made even; of each at most `most`, its end counted in."""
+        rows = []
+        for caption in captions:
+            rows.append([*self.tokenizer.encode(" ".join(readable(caption).split()))[: most - 1], self.end])
+        longest = max(map(len, rows), default=1)
+        filled = [[*row, *[self.end] * (longest - len(row))] for row in rows]
+        ids = torch.tensor(filled, dtype=torch.long).reshape(len(rows), longest)
+        return Tokens(ids, torch.tensor([len(row) for row in rows], dtype=torch.long)).to(self.device)
+
+    def caption(self, ids: Sequence[int]) -> str:
+        """Return tokens as text, up to the first end."""
+        kept = list(ids)
+        if self.end in kept:
+            kept = kept[: kept.index(self.end)]
+        return " ".join(self.tokenizer.decode(kept).split())
+
+    def log_probabilities(
+        self, prefix: Float[Tensor, "b p w"], tokens: Tokens, *, filling: bool = False
+    ) -> Float[Tensor, "b t"]:
+        """Return the log-probability, in nats, of each token after the prefix and those before it; 0 beyond the ends.
+
+        `filling` scores what fills captions up as well.
+        """
+        embedded = self.embed(tokens.ids[:, :-1])
+        inputs = torch.cat([prefix.to(embedded), embedded], 1)
+        seen = torch.cat([torch.ones_like(tokens.mask[:, :1]).expand(-1, prefix.shape[1]), tokens.mask[:, :-1]], 1)
+        logits: Tensor = self.network(
+            inputs_embeds=inputs,
+            attention_mask=seen.long(),
+            use_cache=False,
+            logits_to_keep=tokens.ids.shape[1],
+        ).logits
+        found = -nn.functional.cross_entropy(logits.float().mT, tokens.ids, reduction="none")
+        return found if filling else torch.where(tokens.mask, found, 0.0)
+
+
+def load(name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LanguageModel:
+    """Return a language model: `smollm2`, a GGUF file, a folder, a hub id (of BLIP-2 its own), or TYPE:key=value,...
+
+    A type of transformers, which has no weights, is drawn at random and reads bytes: it is for tests. The last one
+    loaded is kept.
+
+    Raises:
+        LanguageError: it cannot be had, lacks weights, or is not causal.
+        AssetError, PretrainedError: its files cannot be had.
+    """
+    return _load(name, str(device), dtype)
+
+
+@functools.lru_cache(maxsize=1)
+def _load(name: str, device: str, dtype: torch.dtype) -> LanguageModel:
+    if importlib.util.find_spec("transformers") is None:
+        raise LanguageError(f"the language model {name} needs {EXTRA}")
+    from transformers import CONFIG_MAPPING
+
+    typed, _, settings = name.partition(":")
+    if typed in CONFIG_MAPPING:
+        found = _random(name, typed, settings)
+    elif name == DEFAULT:
+        path = assets.fetch(DEFAULT)
+        found = _folder(name, dequantised(path, assets.TEXT[DEFAULT].sha256), assets.TEXT[DEFAULT].sha256, dtype)
+    elif name.endswith(".gguf"):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise LanguageError(f"no file {printable(path)}; type {_INSTEAD}")
+        sha256 = file_sha256(path)
+        found = _folder(name, dequantised(path, sha256), sha256, dtype)
+    else:
+        folder = resolve(name, _INSTEAD)
+        found = _folder(name, folder, folder_sha256(folder), dtype)
+    found.network.to(device=device, dtype=dtype)
+    return found
+
+
+def _folder(name: str, folder: Path, sha256: str, dtype: torch.dtype) -> LanguageModel:
+    """Load what transformers saved; nothing absent is drawn at random."""
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            if config.model_type == "blip-2":
+                network = _blip2(config, folder, dtype)
+            else:
+                network, about = AutoModelForCausalLM.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=False, dtype=dtype, output_loading_info=True
+                )
+                absent = sorted({*about["missing_keys"], *(key for key, *_ in about["mismatched_keys"])})
+                if absent:
+                    raise LanguageError(
+                        f"{name}: {len(absent)} weights in {printable(folder)} are absent or of another shape, first "
+                        f"{absent[0]}; type {_INSTEAD}"
+                    )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise LanguageError(
+            f"{name}: {printable(folder)} holds no causal language model ({first}); type {_INSTEAD}"
+        ) from error
+    end = network.config.eos_token_id
+    end = end[0] if isinstance(end, list) else end
+    end = tokenizer.eos_token_id if end is None else end
+    if end is None:
+        raise LanguageError(f"{name} has no token for the end of a text, so its captions would not stop")
+    return LanguageModel(name, sha256, network, Subwords(tokenizer), int(end))
+
+
+def _blip2(config: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """The language model within a BLIP-2 checkpoint; its other shards stay closed."""
+    from transformers import AutoModelForCausalLM
+
+    if not getattr(config, "use_decoder_only_language_model", True):
+        raise ValueError(f"its language model, {config.text_config.model_type}, is not causal")
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config.text_config, dtype=dtype)
+    state = read_part(folder, ("language_model.", "model.language_model."))
+    network, about = type(network).from_pretrained(
+        None, config=config.text_config, state_dict=state, dtype=dtype, output_loading_info=True, local_files_only=True
+    )
+    absent = sorted(about["missing_keys"])
+    if absent:
+        raise ValueError(f"{len(absent)} weights of its language model are absent, first {absent[0]}")
+    return network
+
+
+def _random(name: str, typed: str, text: str) -> LanguageModel:
+    """A model of a type of transformers with settings, its weights drawn from one seed."""
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    settings: dict[str, Any] = {}
+    for part in filter(None, (item.strip() for item in _COMMA.split(text))):
+        key, _, value = part.partition("=")
+        try:
+            settings[key.strip()] = json.loads(value)
+        except ValueError:
+            settings[key.strip()] = value.strip()
+    known = CONFIG_MAPPING[typed]().to_dict()
+    for key in settings:
+        if key not in known:
+            raise LanguageError(f"{typed} has no setting {key!r}{suggest(key, known)}")
+    tokenizer = Bytes()
+    settings = {"vocab_size": tokenizer.size, **settings}
+    fixed = {"bos_token_id": tokenizer.end, "eos_token_id": tokenizer.end, "pad_token_id": tokenizer.end}
+    try:
+        with torch.random.fork_rng(devices=[]), quiet():
+            torch.default_generator.manual_seed(0)
+            network = AutoModelForCausalLM.from_config(CONFIG_MAPPING[typed](**{**settings, **fixed}))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise LanguageError(f"{name} is no causal language model: {' '.join(str(error).split())[:200]}") from error
+    if network.get_input_embeddings().weight.shape[0] < tokenizer.size:
+        raise LanguageError(f"{name} reads bytes: its vocab_size is at least {tokenizer.size}")
+    sha256 = hashlib.sha256(f"{name}\0{state_sha256(network)}".encode()).hexdigest()
+    return LanguageModel(name, sha256, network, tokenizer, tokenizer.end)

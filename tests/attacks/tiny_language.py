@@ -1,0 +1,80 @@
+"""A small language model of a few words, its tokenizer, and leaks whose captions it can say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from seepage.types import Leak, LeakHeader, Pictures
+
+CAPTIONS = (
+    "a red dog runs on the beach",
+    "two men play with a ball",
+    "a child in a blue shirt jumps",
+    "the woman reads a book",
+    "three birds fly over water",
+    "a man climbs the rock",
+    "people sit on a bench",
+    "a white cat sleeps",
+)
+BYTES = "llama:hidden_size=32,intermediate_size=64,num_hidden_layers=2,num_attention_heads=2,num_key_value_heads=2"
+"""A model of random weights that reads bytes."""
+HEADER = LeakHeader("tiny/victim@random:0", "ab" * 32, "late", "as they are")
+
+
+def save_language(folder: Path, steps: int = 150) -> Path:
+    """Train a tiny Llama to say `CAPTIONS`, one as likely as another, and save it as transformers does.
+
+    One token is padding and end, as in SmolLM2.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = sorted({word for caption in CAPTIONS for word in caption.split()})
+    vocabulary = {word: i for i, word in enumerate(["<start>", "<end>", "<odd>", *words])}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<odd>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token="<start>", eos_token="<end>", pad_token="<end>", unk_token="<odd>"
+    )
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+        initializer_range=0.1,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = LlamaForCausalLM(config)
+        rows = [[0, *tokenizer(text)["input_ids"], 1] for text in CAPTIONS]
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [1] * (longest - len(row)) for row in rows])
+        labels = torch.tensor([row + [-100] * (longest - len(row)) for row in rows])
+        adam = torch.optim.Adam(model.parameters(), lr=3e-3)
+        for _ in range(steps):
+            adam.zero_grad()
+            torch.autograd.backward(model(input_ids=ids, labels=labels).loss)
+            adam.step()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def leaks(count: int = 8, shape: tuple[int, ...] = (6, 4, 4), seed: int = 5) -> Leak:
+    """Rows of noise, no two alike."""
+    features = torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
+    return Leak(3 * features + 1, HEADER)
+
+
+def captioned(count: int = 8, captions: tuple[str, ...] = CAPTIONS, labels: Tensor | None = None) -> Pictures:
+    """Pictures whose pixels nobody reads, with a caption each."""
+    ids = tuple(map(str, range(count)))
+    return Pictures(torch.zeros(count, 3, 2, 2), ids, labels=labels, captions=tuple((c,) for c in captions[:count]))
