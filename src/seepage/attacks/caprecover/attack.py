@@ -11,7 +11,18 @@ from typing import ClassVar, Literal
 import torch
 
 from ...registry import register
-from ...types import Access, Auxiliary, Examples, Knowledge, Leak, LeakHeader, NotRunError, Progress, Recoverer
+from ...types import (
+    Access,
+    Auxiliary,
+    Examples,
+    Knowledge,
+    Leak,
+    LeakHeader,
+    NotRunError,
+    Progress,
+    Recoverer,
+    Recovers,
+)
 from ..chores import Chore
 from ..parameters import within
 from . import adapter
@@ -79,6 +90,11 @@ class CapRecover:
     def auxiliary(self) -> Auxiliary:
         """It learned from pictures with captions or labels."""
         return "public"
+
+    @property
+    def recovers(self) -> Recovers:
+        """Captions, or what they name."""
+        return "captions" if self.read == "caption" else "labels"
 
     @property
     def budget(self) -> int:

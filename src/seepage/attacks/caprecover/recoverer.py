@@ -72,7 +72,7 @@ class CapRecoverer(Recoverer):
         else:
             if self.header.label is None or not self.classes:
                 return None
-            value = Labels(torch.eye(len(self.classes))[self.header.label].repeat(n, 1))
+            value = Labels(torch.eye(len(self.classes))[self.header.label].repeat(n, 1), self.classes)
         return Recovery(value, (Status("stopped", "no leak"),) * n, torch.zeros(n, dtype=torch.long))
 
     @torch.no_grad()
@@ -108,14 +108,22 @@ class CapRecoverer(Recoverer):
 
     @torch.no_grad()
     def log_likelihood(self, leak: Leak, captions: Sequence[str]) -> Float[Tensor, "b"] | None:
-        """Return nats a token of each row's caption, its end included; NaN for rows that say nothing."""
+        """Return nats a token of each row's caption, its end included; NaN for rows that are not finite.
+
+        A row of zeros is read as the mean leak that was learned from, which is zero once standardised: nothing.
+        """
         if len(captions) != len(leak):
             raise SeepageError(f"one caption a row is expected, got {len(captions)} for {len(leak)} rows")
-        good, _ = self._legible(leak)
+        self._legible(leak)
+        layer, features = leak.header.layer, leak.features.float()
+        flat = features.flatten(1)
+        silent = (flat == 0).all(1).view(-1, *[1] * (features.ndim - 1))
+        features = torch.where(silent, self.model.nothing(layer, len(leak)).to(features), features)
+        good = torch.isfinite(flat).all(1).nonzero().flatten().tolist()
         found = torch.full((len(leak),), torch.nan)
         for rows in _chunks(good, self.batch):
             language = self._speaker(leak.features.device)
-            prompt = self.model.prompt(self._queries(leak.header.layer, leak.features[rows]), language)
+            prompt = self.model.prompt(self._queries(layer, features[rows]), language)
             texts = [captions[row] for row in rows]
             found[rows] = log_likelihood(language, prompt, texts, self.header.config.most_tokens).cpu()
         return found
@@ -210,7 +218,7 @@ class CapRecoverer(Recoverer):
         scores = torch.full((rows, len(self.classes)), torch.nan)
         if parts:
             scores[list(good)] = torch.cat([part.scores for part in parts if isinstance(part, Labels)])
-        return Labels(scores)
+        return Labels(scores, self.classes or None)
 
 
 def _text(sentences: Sequence[str], classes: Sequence[str]) -> Float[Tensor, "k 384"]:
