@@ -78,9 +78,9 @@ def render(cells: Sequence[Cell], folder: Path, *, redact: bool) -> Pages:
         "method": method.method(cells),
         "glossary": glossary,
     }
-    page = _for_html().get_template("report.html")
+    page = for_html().get_template("report.html")
     parts = {"gallery": shown, "redact": redact, "statistics": statistics(cells)}
-    parts |= {"style": _source("style.css"), "script": _source("script.js")}
+    parts |= {"style": source("style.css"), "script": source("script.js")}
     return Pages(page.render(content | parts), _for_markdown().get_template("report.md").render(content))
 
 
@@ -115,7 +115,8 @@ def _named(key: str, value: float) -> str:
     return scale.with_unit(value) if scale.unit else f"{scale.label} {scale.show(value)}"
 
 
-def _for_html() -> Environment:
+def for_html() -> Environment:
+    """Return templates whose every value is shown letter by letter."""
     # Everything that is printed passes `plain` and is then escaped: no value may hide, reorder or become markup.
     environment = _environment(
         autoescape=True, finalize=lambda value: value if isinstance(value, Markup) else text.plain(str(value))
@@ -150,5 +151,6 @@ def _environment(*, autoescape: bool, finalize: Callable[[object], str]) -> Envi
     )
 
 
-def _source(name: str) -> Markup:
+def source(name: str) -> Markup:
+    """Return a template's file as it stands."""
     return Markup((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))

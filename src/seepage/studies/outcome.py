@@ -1,0 +1,23 @@
+"""What a training has to tell, as plain values that a report takes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .stages import Stage
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The stages of a training and, in a table, what held-out pictures score beside the null controls."""
+
+    stages: tuple[Stage, ...]
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def percent(share: float) -> str:
+    """Return a share of one in percent."""
+    return "NaN" if math.isnan(share) else f"{100 * share:.1f} %"

@@ -1,0 +1,228 @@
+"""`seepage train`: an attack that learns, trained on public pictures whose features are computed once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import registry
+from ..attacks.decoder import Decoder
+from ..attacks.loop import Loop
+from ..attacks.parameters import require_sensible
+from ..attacks.probe import Probe
+from ..attacks.process import Precision
+from ..data.feature_cache import Stored
+from ..files import replacing, require_writable
+from ..registry import suggest
+from ..types import Progress, SeepageError
+from .material import Material, MaterialError, material, sources
+from .outcome import Outcome
+from .stages import as_json, first_process, processes
+from .train_decoder import train_decoder
+from .train_labels import train_probe
+
+LEARNED = ("caprecover", "decoder", "probe")
+EFFORTS = ("quick", "standard", "full")
+_WARM = 20
+
+Tell = Callable[[str, float, str], None]
+"""Called with a stage's name, the fraction of it that is done, and a word."""
+
+
+class TrainRequestError(SeepageError):
+    """A training that cannot be had as it was asked for."""
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What is to be trained: `attack` is NAME[:key=value,...], `public` the pictures that the attacker owns.
+
+    Without `select` one in five of `public` is held out by its hash. `steps` wins over `effort`. `stored` is how
+    features are kept, `storage` how an adapter's weights are.
+    """
+
+    attack: str
+    victim: str
+    layers: tuple[str, ...]
+    public: str
+    output: Path
+    select: str | None = None
+    effort: str = "standard"
+    steps: int | None = None
+    language: str | None = None
+    seed: int = 0
+    limit: int | None = None
+    size: int | None = None
+    device: str = "cpu"
+    precision: Precision = "fp32"
+    accumulate: int = 1
+    stored: Stored = "fp16"
+    storage: str = "fp16"
+    flips: bool = True
+
+    @property
+    def workdir(self) -> Path:
+        """Where checkpoints and what was measured on the way are kept."""
+        return self.output.with_name(f"{self.output.stem}.train")
+
+    @property
+    def record(self) -> Path:
+        """Where what the training has to tell is written."""
+        return self.output.with_name(f"{self.output.stem}.training.json")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The file that was written, what the training has to tell, and lines for whoever started it."""
+
+    path: Path
+    record: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def train(request: TrainRequest, tell: Tell = lambda stage, done, what: None) -> Trained:
+    """Train what is asked for, going on where the same request stopped, and write it to `request.output`.
+
+    Under torchrun the first process writes. The file is whole or absent.
+
+    Raises:
+        SeepageError: the request cannot be served; one line that says why.
+        KeyboardInterrupt: it was interrupted; the same request goes on from the last checkpoint.
+    """
+    attack, text = _attack(request)
+    require_writable(request.output.parent)
+    require_writable(request.workdir)
+    if request.output.is_dir():
+        raise TrainRequestError(f"-o {request.output} is a folder; expected a file, such as adapter.safetensors")
+    parts = sources(request.public, request.select, request.limit)
+    mirrored = request.flips and not isinstance(attack, Probe)
+    have = material(
+        request.victim,
+        request.layers,
+        parts,
+        size=request.size,
+        device=_device(request.device),
+        stored=request.stored,
+        flips=mirrored,
+        progress=lambda done, what: tell("features", done, what),
+    )
+    header = _header(request, text, have)
+
+    def advance(stage: str) -> Progress:
+        return lambda done, what: tell(stage, done, what)
+
+    outcome = _taught(request, attack, text, have, header, advance)
+    record = _record(request, text, have, outcome)
+    if first_process():
+        with replacing(request.record) as part:
+            part.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    notes = (*have.notes, *(note for stage in outcome.stages for note in stage.curve.notes))
+    return Trained(request.output, record, notes)
+
+
+def _taught(
+    request: TrainRequest,
+    attack: Any,
+    text: str,
+    have: Material,
+    header: dict[str, Any],
+    advance: Callable[[str], Progress],
+) -> Outcome:
+    """Train by the attack's own kind, and write what came of it."""
+    if isinstance(attack, Probe):
+        recoverer, outcome = train_probe(attack, text, have, request.seed, advance("probe"))
+    elif isinstance(attack, Decoder):
+        loop = _loop(request, attack.steps, attack.lr)
+        recoverer, outcome = train_decoder(attack, have, loop, header, request.workdir, advance("decoder"))
+    else:
+        raise TrainRequestError(f"{text.partition(':')[0]} cannot be trained here")
+    if first_process():
+        recoverer.save(request.output)
+    return outcome
+
+
+def _attack(request: TrainRequest) -> tuple[Any, str]:
+    """Return the attack with its effort and steps, and the text that builds it.
+
+    Raises:
+        TrainRequestError: it learns nothing beforehand, or the request does not fit it.
+    """
+    name, given = registry.parse(request.attack)
+    if name not in LEARNED:
+        raise TrainRequestError(f"no attack called {name!r} is trained beforehand{suggest(name, LEARNED)}")
+    if request.effort not in EFFORTS:
+        raise TrainRequestError(f"no effort is called {request.effort!r}; known: {', '.join(EFFORTS)}")
+    if not request.layers:
+        raise TrainRequestError("training needs a layer: name it with --layer (see `seepage layers`)")
+    if name != "caprecover" and len(request.layers) > 1:
+        raise TrainRequestError(f"a {name} is trained at one layer, and {len(request.layers)} are named: train each")
+    if request.language is not None and name != "caprecover":
+        raise TrainRequestError(f"--language is caprecover's alone: a {name} has no language model")
+    defaults = dict(registry.get("attack", name).efforts.get(request.effort, {}))
+    if request.steps is not None:
+        defaults["steps"] = request.steps
+    if request.language is not None and "language" not in given:
+        defaults["language"] = request.language
+    attack = registry.build("attack", request.attack, defaults)
+    require_sensible(attack, name)
+    return attack, registry.spec("attack", attack)
+
+
+def _loop(request: TrainRequest, steps: int, lr: float) -> Loop:
+    warm = min(_WARM, steps // 5)
+    every = max(min(steps // 20, 100), 1)
+    return Loop(steps, lr, warm, accumulate=request.accumulate, precision=request.precision, every=every)
+
+
+def _header(request: TrainRequest, text: str, have: Material) -> dict[str, Any]:
+    """Return what makes a training this one and no other."""
+    shapes = {layer: list(have.train.features[layer].shape) for layer in have.splits}
+    return {
+        "attack": text,
+        "victim": have.victim.name,
+        "weights_sha256": have.victim.weights_sha256,
+        "preprocessing": have.victim.preprocessing,
+        "layers": shapes,
+        "train": have.train.source.manifest_sha256(),
+        "select": have.select.source.manifest_sha256(),
+        "stored": request.stored,
+        "flips": request.flips,
+        "seed": request.seed,
+    }
+
+
+def _record(request: TrainRequest, text: str, have: Material, outcome: Outcome) -> dict[str, Any]:
+    facts = [
+        ["attack", text],
+        ["victim", f"{have.victim.name} (weights {have.victim.weights_sha256[:12]})"],
+        ["layers", ", ".join(have.splits)],
+        ["trained on", f"{len(have.train.rows)} pictures of {have.train.source.name}"],
+        ["held out", f"{len(have.select.rows)} pictures of {have.select.source.name}, none of them in the former"],
+        ["seed", str(request.seed)],
+        ["precision", request.precision],
+        ["processes", str(processes())],
+        ["file", request.output.name],
+    ]
+    return {
+        "version": 1,
+        "name": text.partition(":")[0],
+        "facts": facts,
+        "stages": [as_json(stage) for stage in outcome.stages],
+        "title": outcome.title,
+        "columns": list(outcome.columns),
+        "rows": [list(row) for row in outcome.rows],
+        "notes": list(have.notes),
+    }
+
+
+def _device(device: str) -> str:
+    """Return this process's own device where torchrun started several on GPUs."""
+    several = processes() > 1 and device.partition(":")[0] == "cuda"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if several else device
+
+
+__all__ = ["EFFORTS", "LEARNED", "MaterialError", "Tell", "TrainRequest", "TrainRequestError", "Trained", "train"]
