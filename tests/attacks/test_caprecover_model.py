@@ -111,6 +111,15 @@ def test_infonce_by_hand(language: LanguageModel) -> None:
     assert found == pytest.approx((sum(rows) / 3 + sum(columns) / 3) / 2, rel=1e-4)
 
 
+def test_generation_keeps_the_alignment(language: LanguageModel) -> None:
+    model = built(language)
+    captions, text = language.tokens(CAPTIONS[:3], 40), nn.functional.normalize(torch.randn(3, TEXT_WIDTH), dim=1)
+    both = model.generation_loss("tokens", features("tokens"), captions, language, text=text, keep=0.25).item()
+    said = model.generation_loss("tokens", features("tokens"), captions, language).item()
+    meant = model.alignment_loss("tokens", features("tokens"), text).item()
+    assert both == pytest.approx(said + 0.25 * meant, rel=1e-5)
+
+
 def test_a_caption_said_of_two_pictures_is_wrong_for_neither(language: LanguageModel) -> None:
     model = built(language)
     text = nn.functional.normalize(torch.randn(1, TEXT_WIDTH), dim=1).repeat(3, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -35,6 +36,8 @@ from .qformer import QFormerConfig
 from .recoverer import CapRecoverer
 
 Read = Literal["caption", "words", "label"]
+_GENTLER = 0.6
+"""The rate of alignment, as a part of that of what follows."""
 
 
 @register("attack", "caprecover")
@@ -49,9 +52,10 @@ class CapRecover:
 
     `adapter=FILE` is what `seepage train caprecover` wrote, for one victim and some of its layers; its hash is part of
     the result. Without one a small network of `layers` blocks, `width` wide, is trained on the leaks of the attacker's
-    own pictures: `align` steps, then `steps`. `language` is `smollm2`, a folder, a GGUF file or a hub id; an adapter
-    knows its own, and another file of the same hash may be named. `decoding` is greedy, beam (of `beams`) or sample (at
-    `temperature`, from the tokens that make up `share`); captions have `least` to `most` tokens, `batch` at once.
+    own pictures, held in memory: `align` steps, then `steps` at rate `lr`. `language` is `smollm2`, a folder, a GGUF
+    file or a hub id; an adapter knows its own, and another file of the same hash may be named. `decoding` is greedy,
+    beam (of `beams`) or sample (at `temperature`, from the likeliest tokens that make up `share`); captions have
+    `least` to `most` tokens, and `batch` are written at once, on which the last digits of likelihoods may depend.
 
     Black-box: it sees leaks of pictures of its own, no prefix and no gradient, and asks the victim nothing while
     recovering, so a row is always `stopped`.
@@ -178,7 +182,7 @@ class CapRecover:
         language = self._language(lessons)
         model = begun(lessons, self._config(lessons), language, 0)
         steps = rehearsal(lessons, model, language, self._course)
-        recoverer = self._recoverer(model, header_of(lessons, model, language), knowledge)
+        recoverer = self._recoverer(copy.deepcopy(model), header_of(lessons, model, language), knowledge)
         features = lessons.features[[row % len(lessons) for row in range(rows)]]
         return *steps, _reading(recoverer, Leak(features, lessons.header))
 
@@ -195,7 +199,7 @@ class CapRecover:
 
     @property
     def _course(self) -> Course:
-        return Course(align=self.align, steps=self.steps, lr=self.lr)
+        return Course(align=self.align, align_lr=_GENTLER * self.lr, steps=self.steps, lr=self.lr)
 
     def _config(self, lessons: Lessons) -> ModelConfig:
         """The network to train: with a read-out where that is what is wanted."""

@@ -106,12 +106,11 @@ def train(
     said = {"seed": seed, **model.said(), "read": read, "rows": len(lessons)}
     vectors = _vectors(lessons) if course.align and language is not None else None
     if vectors is not None:
-        texts = vectors
+        known = vectors
 
         def align(step: int) -> Tensor:
             rows, drawn = _draw(lessons, seed, "align", step, course.align_batch)
-            text = torch.stack([texts[row][one] for row, one in zip(rows, drawn, strict=True)]).to(device)
-            return model.alignment_loss(layer, lessons.features[rows], text)
+            return model.alignment_loss(layer, lessons.features[rows], _picked(known, rows, drawn).to(device))
 
         _loop(course.align, course.align_lr).run(
             model,
@@ -127,9 +126,9 @@ def train(
             labels = torch.tensor([lessons.labels[row] for row in rows], device=device)
             return model.label_loss(layer, lessons.features[rows], labels)
         texts = [lessons.captions[row][one] for row, one in zip(rows, drawn, strict=True)]
-        return model.generation_loss(
-            layer, lessons.features[rows], language.tokens(texts, config.most_tokens), language
-        )
+        tokens = language.tokens(texts, config.most_tokens)
+        text = None if vectors is None else _picked(vectors, rows, drawn).to(device)
+        return model.generation_loss(layer, lessons.features[rows], tokens, language, text=text)
 
     if course.steps:
         _loop(course.steps, course.lr).run(
@@ -216,6 +215,10 @@ def _draw(lessons: Lessons, seed: int, stage: str, step: int, size: int) -> tupl
     picked = torch.rand(len(rows), generator=generator).tolist()
     counts = [max(len(lessons.captions[row]), 1) for row in rows]
     return rows, [int(share * count) for share, count in zip(picked, counts, strict=True)]
+
+
+def _picked(vectors: Sequence[Tensor], rows: Sequence[int], drawn: Sequence[int]) -> Float[Tensor, "b 384"]:
+    return torch.stack([vectors[row][one] for row, one in zip(rows, drawn, strict=True)])
 
 
 def _vectors(lessons: Lessons) -> list[Float[Tensor, "k 384"]]:

@@ -145,31 +145,52 @@ class CapRecoverModel(nn.Module):
         scores: Tensor = self.labels(queries.mean(1))
         return scores
 
-    def alignment_loss(
-        self, layer: str, features: Float[Tensor, "b ..."], text: Float[Tensor, "b 384"]
-    ) -> Float[Tensor, ""]:
-        """Return InfoNCE, both ways, between pictures and the unit vectors of their captions (van den Oord 2018).
+    def alignment(self, queries: Float[Tensor, "b q width"], text: Float[Tensor, "b 384"]) -> Float[Tensor, ""]:
+        """Return InfoNCE, both ways, between queries and the unit vectors of their captions (van den Oord 2018).
 
         Captions of one vector are one caption: none of them counts as wrong for another's picture.
         """
         text = text.to(self.meaning.weight)
-        similar = self.vectors(self.queries(layer, features)).float() @ text.T
-        logits = similar / self.temperature.exp().clamp_min(_COLDEST)
+        logits = self.vectors(queries).float() @ text.T / self.temperature.exp().clamp_min(_COLDEST)
         same = (text @ text.T > 1 - 1e-5) & ~torch.eye(len(text), dtype=torch.bool, device=text.device)
         logits = logits.masked_fill(same, -torch.inf)
         own = torch.arange(len(text), device=text.device)
         return (nn.functional.cross_entropy(logits, own) + nn.functional.cross_entropy(logits.T, own)) / 2
 
-    def generation_loss(
-        self, layer: str, features: Float[Tensor, "b ..."], captions: Tokens, language: LanguageModel
+    def generation(
+        self, queries: Float[Tensor, "b q width"], captions: Tokens, language: LanguageModel
     ) -> Float[Tensor, ""]:
         """Return the mean surprise, in nats, of the captions' tokens, their ends included, under the language model."""
-        prompt = self.prompt(self.queries(layer, features), language)
+        prompt = self.prompt(queries, language)
         found = language.log_probabilities(prompt, captions, filling=self.config.filling)
         return -found.sum() / (found.numel() if self.config.filling else captions.lengths.sum())
 
+    def alignment_loss(
+        self, layer: str, features: Float[Tensor, "b ..."], text: Float[Tensor, "b 384"]
+    ) -> Float[Tensor, ""]:
+        """Return `alignment` of a layer's features."""
+        return self.alignment(self.queries(layer, features), text)
+
+    def generation_loss(
+        self,
+        layer: str,
+        features: Float[Tensor, "b ..."],
+        captions: Tokens,
+        language: LanguageModel,
+        *,
+        text: Float[Tensor, "b 384"] | None = None,
+        keep: float = 0.3,
+    ) -> Float[Tensor, ""]:
+        """Return `generation` of a layer's features and, with their captions' vectors, `keep` times their `alignment`.
+
+        Without the latter queries forget how they were aligned, and rank nothing any more.
+        """
+        queries = self.queries(layer, features)
+        loss = self.generation(queries, captions, language)
+        return loss if text is None else loss + keep * self.alignment(queries, text)
+
     def label_loss(self, layer: str, features: Float[Tensor, "b ..."], labels: Int[Tensor, "b"]) -> Float[Tensor, ""]:
-        """Return the cross-entropy of the labels under the read-out."""
+        """Return the cross-entropy of the labels under the read-out of a layer's features."""
         return nn.functional.cross_entropy(self.scores(self.queries(layer, features)).float(), labels)
 
     def said(self) -> dict[str, Any]:
