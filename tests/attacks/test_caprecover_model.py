@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_language import BYTES, CAPTIONS
+from tiny_language import BYTES, CAPTIONS, save_blip2
 from torch import nn
 
 from seepage.attacks.caprecover.language import LanguageModel, Tokens, load
@@ -213,35 +213,11 @@ def test_minilms_layers_are_taken_over() -> None:
         assert torch.equal(own[kept], fresh[kept])
 
 
-def blip2(folder: Path, **changes: object) -> None:
-    """Save a tiny BLIP-2 of random weights as transformers does."""
-    from transformers import Blip2Config, Blip2ForConditionalGeneration
-
-    text = {"model_type": "opt", "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 32, "vocab_size": 300}
-    config = Blip2Config(
-        vision_config={"hidden_size": 20, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2},
-        qformer_config={
-            "hidden_size": 24,
-            "intermediate_size": 40,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "encoder_hidden_size": 20,
-            "vocab_size": 50,
-        },
-        text_config={**text, "num_hidden_layers": 1, "num_attention_heads": 2},
-        num_query_tokens=6,
-        image_token_index=299,
-    )
-    model = Blip2ForConditionalGeneration(config)
-    nn.init.normal_(model.query_tokens if hasattr(model, "query_tokens") else model.model.query_tokens)
-    model.save_pretrained(folder, **changes)
-
-
 @pytest.mark.parametrize("shard", ["1GB", "20KB"])
 def test_a_blip2_checkpoint_gives_qformer_and_projection(tmp_path: Path, shard: str, language: LanguageModel) -> None:
     from transformers import Blip2ForConditionalGeneration
 
-    blip2(tmp_path, max_shard_size=shard)
+    save_blip2(tmp_path, shard)
     theirs = {
         name.removeprefix("model."): value
         for name, value in Blip2ForConditionalGeneration.from_pretrained(tmp_path).state_dict().items()
@@ -259,7 +235,7 @@ def test_a_blip2_checkpoint_gives_qformer_and_projection(tmp_path: Path, shard: 
 def test_a_blip2_checkpoint_that_lacks_a_weight_is_refused(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    blip2(tmp_path)
+    save_blip2(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
     name = next(name for name in state if name.endswith("qformer.encoder.layer.1.output_query.dense.weight"))
     state.pop(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,18 +30,11 @@ def save_language(folder: Path, steps: int = 150) -> Path:
 
     One token is padding and end, as in SmolLM2.
     """
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    words = sorted({word for caption in CAPTIONS for word in caption.split()})
-    vocabulary = {word: i for i, word in enumerate(["<start>", "<end>", "<odd>", *words])}
-    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<odd>"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, bos_token="<start>", eos_token="<end>", pad_token="<end>", unk_token="<odd>"
-    )
+    tokenizer = _tokenizer()
     config = LlamaConfig(
-        vocab_size=len(vocabulary),
+        vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
@@ -66,6 +60,59 @@ def save_language(folder: Path, steps: int = 150) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def save_blip2(folder: Path, shard: str = "1GB") -> Path:
+    """Save a tiny BLIP-2 of random weights, an OPT within it, and its tokenizer."""
+    from transformers import Blip2Config, Blip2ForConditionalGeneration
+
+    tokenizer = _tokenizer()
+    small = {"num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Blip2Config(
+        vision_config={"hidden_size": 20, "intermediate_size": 20, **small},
+        qformer_config={
+            "hidden_size": 24,
+            "intermediate_size": 40,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "encoder_hidden_size": 20,
+        },
+        text_config={
+            "model_type": "opt",
+            "hidden_size": 32,
+            "word_embed_proj_dim": 32,
+            "ffn_dim": 32,
+            "vocab_size": len(tokenizer) + 1,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": 1,
+            **small,
+        },
+        num_query_tokens=6,
+        image_token_index=len(tokenizer),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = Blip2ForConditionalGeneration(config)
+        for name, weight in model.named_parameters():
+            if name.endswith("query_tokens"):
+                torch.nn.init.normal_(weight)
+    model.save_pretrained(folder, max_shard_size=shard)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = sorted({word for caption in CAPTIONS for word in caption.split()})
+    vocabulary = {word: i for i, word in enumerate(["<start>", "<end>", "<odd>", *words])}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<odd>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token="<start>", eos_token="<end>", pad_token="<end>", unk_token="<odd>"
+    )
 
 
 def leaks(count: int = 8, shape: tuple[int, ...] = (6, 4, 4), seed: int = 5) -> Leak:
