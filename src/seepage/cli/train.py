@@ -69,7 +69,7 @@ def train(
         precision=_one_of("--precision", precision, ("fp32", "bf16", "fp16")),  # type: ignore[arg-type]
         accumulate=accumulate,
         stored=_one_of("--features", features, ("fp16", "int8")),  # type: ignore[arg-type]
-        storage=_one_of("--storage", storage, ("fp32", "fp16", "int8")),
+        storage=_one_of("--storage", storage, ("fp32", "fp16", "int8")),  # type: ignore[arg-type]
         flips=flips,
     )
     fetch_for(victim)

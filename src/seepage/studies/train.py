@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Callable
@@ -9,7 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .. import registry
+from ..attacks.caprecover import adapter
+from ..attacks.caprecover.language import EXTRA
 from ..attacks.decoder import Decoder
 from ..attacks.loop import Loop
 from ..attacks.parameters import require_sensible
@@ -22,6 +27,7 @@ from ..types import Progress, SeepageError
 from .material import Material, MaterialError, material, sources
 from .outcome import Outcome
 from .stages import as_json, first_process, processes
+from .train_caprecover import train_caprecover
 from .train_decoder import train_decoder
 from .train_labels import train_probe
 
@@ -61,7 +67,7 @@ class TrainRequest:
     precision: Precision = "fp32"
     accumulate: int = 1
     stored: Stored = "fp16"
-    storage: str = "fp16"
+    storage: adapter.Storage = "fp16"
     flips: bool = True
 
     @property
@@ -139,7 +145,20 @@ def _taught(
         loop = _loop(request, attack.steps, attack.lr)
         recoverer, outcome = train_decoder(attack, have, loop, header, request.workdir, advance("decoder"))
     else:
-        raise TrainRequestError(f"{text.partition(':')[0]} cannot be trained here")
+        # The language model is frozen: where the device computes in half the bits, it is kept in them.
+        half = request.precision == "bf16" and request.device.startswith("cuda")
+        model, said, outcome = train_caprecover(
+            attack,
+            have,
+            lambda steps, lr: _loop(request, steps, lr),
+            header,
+            request.workdir,
+            advance,
+            torch.bfloat16 if half else torch.float32,
+        )
+        if first_process():
+            adapter.write(request.output, model, said, request.storage)
+        return outcome
     if first_process():
         recoverer.save(request.output)
     return outcome
@@ -169,6 +188,12 @@ def _attack(request: TrainRequest) -> tuple[Any, str]:
         defaults["language"] = request.language
     attack = registry.build("attack", request.attack, defaults)
     require_sensible(attack, name)
+    if getattr(attack, "adapter", None) is not None:
+        raise TrainRequestError(
+            "caprecover:adapter names what training writes: leave it out, and name the file with -o"
+        )
+    if name == "caprecover" and importlib.util.find_spec("transformers") is None:
+        raise TrainRequestError(f"training caprecover needs {EXTRA}")
     return attack, registry.spec("attack", attack)
 
 

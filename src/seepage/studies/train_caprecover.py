@@ -1,0 +1,290 @@
+"""Training of CapRecover: one Q-Former for several layers, aligned to sentences, then taught to speak."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .. import seeding
+from ..attacks.caprecover.adapter import Header, Seen
+from ..attacks.caprecover.attack import CapRecover
+from ..attacks.caprecover.fitting import Course
+from ..attacks.caprecover.language import DEFAULT, LanguageModel, load
+from ..attacks.caprecover.mapper import Standard
+from ..attacks.caprecover.model import CapRecoverModel, ModelConfig, configured
+from ..attacks.caprecover.qformer import QFormerConfig
+from ..attacks.loop import Loop
+from ..types import Progress
+from .captioned import Captioned, sentence_vectors
+from .constants import best_caption, commonest
+from .material import LEAST, Material, MaterialError
+from .outcome import Outcome, percent
+from .stages import Stage, Watched
+from .train_labels import require_same_classes
+
+_HELD = 64
+_GENTLER = 0.6
+"""The rate of alignment, as a part of that of what follows: as the attack's own training has it."""
+
+LoopOf = Callable[[int, float], Loop]
+"""Steps and rate to a loop."""
+
+
+def train_caprecover(
+    attack: CapRecover,
+    material: Material,
+    loop_of: LoopOf,
+    header: Mapping[str, object],
+    folder: Path,
+    advance: Callable[[str], Progress],
+    dtype: torch.dtype = torch.float32,
+) -> tuple[CapRecoverModel, Header, Outcome]:
+    """Return a network trained at all of the material's layers, what its file is to say, and how it does.
+
+    First `align` steps of InfoNCE between pooled queries and the captions' sentence vectors, computed once; then
+    `steps` of the captions' cross-entropy under the frozen language model and, where pictures have labels, of a
+    read-out's. A step draws one layer, pictures, one caption of each and, where mirrored features were kept, their
+    mirror images. Pictures without captions go by `a photo of NAME`, their class. Nothing is chosen by the held-out
+    loss: the weights are those of the last step.
+
+    Raises:
+        MaterialError: pictures have neither captions nor labels.
+        LanguageError, AssetError, PretrainedError, QFormerError: what is trained with cannot be had.
+        TrainingError, CheckpointError: as `Loop.run` does.
+    """
+    require_same_classes(material)
+    train, select = Captioned.of(material.train), Captioned.of(material.select)
+    if not train.rows or len(select.rows) < LEAST or bool(train.spoken) != bool(select.spoken):
+        part = material.train if not train.rows else material.select
+        raise MaterialError(
+            f"too few pictures of {part.source.name} have captions or labels of named classes, which caprecover learns "
+            "from: name them in its metadata.jsonl (`captions`, `label`)"
+        )
+    seed, device = int(str(header["seed"])), next(iter(material.splits.values())).device
+    language = load(attack.language or DEFAULT, device, dtype) if train.spoken else None
+    model = _network(attack, material, train, language, seed).to(device)
+    whole = {**header, "language_sha256": "" if language is None else language.sha256, **model.said()}
+    course = Course(align=attack.align, align_lr=_GENTLER * attack.lr, steps=attack.steps, lr=attack.lr)
+    run = _Training(model, train, select, language, course, seed)
+    stages: list[Stage] = []
+    if train.spoken and course.align:
+        stages.append(run.align(loop_of(course.align, course.align_lr), whole, folder, advance))
+    stages.append(run.speak(loop_of(course.steps, course.lr), whole, folder, advance("speak")))
+    said = _header(material, train, select, model, language, seed, course)
+    rows, scores = run.rows(said.label)
+    outcome = Outcome(tuple(stages), _title(said), ("features", "nats a token", "top-1", "pictures"), rows)
+    return model, replace(said, scores=scores), outcome
+
+
+def _network(
+    attack: CapRecover, material: Material, train: Captioned, language: LanguageModel | None, seed: int
+) -> CapRecoverModel:
+    qformer = QFormerConfig(attack.width, attack.layers, attack.heads, attack.queries).sized()
+    config = ModelConfig(qformer, most_tokens=max(attack.most, 2), classes=train.classes)
+    if language is not None:
+        config = configured(config, language)
+    shapes = {layer: train.part.features[layer].shape for layer in material.splits}
+    model = CapRecoverModel(config, shapes, seed)
+    model.begin()
+    for layer, shape in shapes.items():
+        standard = Standard(shape)
+        for features in train.part.batches(layer):
+            standard.add(features)
+        model.mapper(layer).standardise(standard)
+    return model
+
+
+@dataclass(frozen=True)
+class _Training:
+    """The two stages, and what held-out pictures say."""
+
+    model: CapRecoverModel
+    train: Captioned
+    select: Captioned
+    language: LanguageModel | None
+    course: Course
+    seed: int
+
+    def align(
+        self, loop: Loop, header: Mapping[str, object], folder: Path, advance: Callable[[str], Progress]
+    ) -> Stage:
+        """Bring queries to the vectors of their pictures' captions."""
+        vectors, held = (
+            sentence_vectors(part, folder / f"{name}.safetensors", advance("sentences"))
+            for part, name in ((self.train, "train"), (self.select, "select"))
+        )
+        tests = self.select.rows[:_HELD]
+        sentences = torch.stack([held[self.select.first(row)] for row in tests])
+
+        def loss(number: int) -> Tensor:
+            layer, _, picked, features = self._draw("align", number, self.course.align_batch)
+            return self.model.alignment_loss(layer, features, vectors[picked].to(features.device))
+
+        def test() -> dict[str, float]:
+            own = [
+                float(self.model.alignment_loss(layer, self._held(layer, tests), sentences.to(self._device)))
+                for layer in self.model.layers
+            ]
+            other = [
+                float(self.model.alignment_loss(layer, self._held(layer, tests), sentences.roll(1, 0).to(self._device)))
+                for layer in self.model.layers
+            ]
+            return {"held-out": _mean(own), "shuffled": _mean(other)}
+
+        watched = Watched("align", "InfoNCE to sentence vectors, nats", loop, folder / "align")
+        return watched.run(self.model, loss, test, {**header, "stage": "align"}, advance("align"))
+
+    def speak(self, loop: Loop, header: Mapping[str, object], folder: Path, progress: Progress) -> Stage:
+        """Teach the network to make the language model say the captions, and to tell labels."""
+
+        def loss(number: int) -> Tensor:
+            layer, rows, picked, features = self._draw("speak", number, self.course.batch)
+            parts = [self._surprise(layer, features, [self.train.texts[one] for one in picked])]
+            labels = torch.tensor([self.train.label(row) for row in rows], device=features.device)
+            if self.model.labels is not None and (labels >= 0).any():
+                parts.append(self.model.label_loss(layer, features[labels >= 0], labels[labels >= 0]))
+            return torch.stack([part for part in parts if part is not None]).sum()
+
+        def test() -> dict[str, float]:
+            found = [self.surprises(layer) for layer in self.model.layers]
+            return {name: _mean([one[name] for one in found]) for name in found[0]}
+
+        unit = "nats a token of captions" if self.language is not None else "nats a label"
+        watched = Watched("speak", unit, loop, folder / "speak")
+        return watched.run(self.model, loss, test, {**header, "stage": "speak"}, progress)
+
+    @torch.no_grad()
+    def surprises(self, layer: str) -> dict[str, float]:
+        """Return the nats a token (a label, without captions) of held-out pictures, and of the null controls."""
+        rows = self.select.rows[:_HELD]
+        nothing = self.model.nothing(layer, len(rows))
+        own, other = self._held(layer, rows), self._held(layer, self.select.deranged(rows))
+        return {
+            "held-out": self._mean_surprise(layer, own, rows),
+            "shuffled": self._mean_surprise(layer, other, rows),
+            "no features": self._mean_surprise(layer, nothing, rows),
+        }
+
+    @torch.no_grad()
+    def rows(self, constant: int | None) -> tuple[tuple[tuple[str, ...], ...], dict[str, float]]:
+        """Return a table of held-out pictures beside null controls, layer by layer, and its numbers by name."""
+        table: list[tuple[str, ...]] = []
+        scores: dict[str, float] = {}
+        rows = self.select.rows[:_HELD]
+        known = torch.tensor([self.select.label(row) for row in rows])
+        has = known >= 0
+        count = str(len(rows))
+        for layer in self.model.layers:
+            found = self.surprises(layer)
+            top1: dict[str, str] = {}
+            if self.model.labels is not None and has.any():
+                views = {"held-out": rows, "shuffled": self.select.deranged(rows)}
+                for name, shown in views.items():
+                    said = self.model.scores(self.model.queries(layer, self._held(layer, shown))).argmax(1).cpu()
+                    scores[f"{layer}/top1/{name}"] = share = float((said == known)[has].float().mean())
+                    top1[name] = percent(share)
+            for name, words in _WORDS.items():
+                scores[f"{layer}/nll/{name}"] = found[name]
+                table.append((f"{layer}: {words}", f"{found[name]:.3f}", top1.get(name, "–"), count))
+        if constant is not None and has.any():
+            share = float((known[has] == constant).float().mean())
+            table.append(("control: the commonest label", "–", percent(share), count))
+        return tuple(table), scores
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _draw(self, stage: str, number: int, size: int) -> tuple[str, list[int], list[int], Tensor]:
+        """Return a layer, pictures, the number of one caption of each, and their features: the same for a number."""
+        generator = seeding.generator(self.seed, "fit", stage, number)
+        names = tuple(self.model.layers)
+        layer = names[int(torch.randint(len(names), (1,), generator=generator))]
+        chosen = torch.randperm(len(self.train.rows), generator=generator)[:size].tolist()
+        rows = [self.train.rows[place] for place in chosen]
+        shares = torch.rand(len(rows), generator=generator).tolist()
+        mirrored = (torch.rand(len(rows), generator=generator) < 0.5).tolist()
+        picked = [self.train.pick(row, share) for row, share in zip(rows, shares, strict=True)]
+        features = self.train.part.features[layer]
+        return layer, rows, picked, features.read(rows, mirrored if features.flips else None).to(self._device)
+
+    def _held(self, layer: str, rows: tuple[int, ...]) -> Float[Tensor, "b ..."]:
+        return self.select.part.features[layer].read(rows).to(self._device)
+
+    def _surprise(self, layer: str, features: Tensor, texts: list[str]) -> Tensor | None:
+        if self.language is None:
+            return None
+        tokens = self.language.tokens(texts, self.model.config.most_tokens)
+        return self.model.generation_loss(layer, features, tokens, self.language)
+
+    def _mean_surprise(self, layer: str, features: Tensor, rows: tuple[int, ...]) -> float:
+        total, count = 0.0, 0
+        for start in range(0, len(rows), self.course.batch):
+            some = rows[start : start + self.course.batch]
+            part = features[start : start + self.course.batch]
+            if self.language is None:
+                labels = torch.tensor([self.select.label(row) for row in some], device=part.device)
+                total += float(self.model.label_loss(layer, part, labels)) * len(some)
+                count += len(some)
+            else:
+                texts = [self.select.texts[self.select.first(row)] for row in some]
+                tokens = self.language.tokens(texts, self.model.config.most_tokens)
+                said = self.language.log_probabilities(
+                    self.model.prompt(self.model.queries(layer, part), self.language), tokens
+                )
+                total -= float(said.sum())
+                count += int(tokens.lengths.sum())
+        return total / max(count, 1)
+
+
+_WORDS = {
+    "held-out": "its own",
+    "shuffled": "control: another picture's",
+    "no features": "control: none",
+}
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _header(
+    material: Material,
+    train: Captioned,
+    select: Captioned,
+    model: CapRecoverModel,
+    language: LanguageModel | None,
+    seed: int,
+    course: Course,
+) -> Header:
+    split = next(iter(material.splits.values()))
+    sources = material.train.source, material.select.source
+    seen = [
+        Seen.of(source.manifest_sha256(), part.part.hashes())
+        for source, part in zip(sources, (train, select), strict=True)
+    ]
+    return Header(
+        split.name,
+        split.weights_sha256,
+        model.layers,
+        model.config,
+        "" if language is None else language.sha256,
+        aligned=bool(train.spoken and course.align),
+        caption=best_caption(train.captions) if train.spoken else "",
+        label=commonest([label if label >= 0 else None for label in map(train.label, train.rows)]),
+        classes=material.train.source.classes,
+        seed=seed,
+        trained_on=f"{len(train.rows)} pictures of {sources[0].name}, {course.align} + {course.steps} steps",
+        train=seen[0],
+        select=seen[1],
+    )
+
+
+def _title(header: Header) -> str:
+    constant = f"; the best constant caption: {header.caption!r}" if header.caption else ""
+    return f"Held-out pictures{constant}"
