@@ -49,3 +49,13 @@ def test_a_failed_sample_is_named_with_its_reason() -> None:
     (found,) = check(samples(40, 0.001, failed=1), mse(0.99, 0.9), pictures=True)
     assert "1 of 41" in found.message
     assert "no such file" in found.message
+
+
+def test_labels_and_captions_that_a_control_reaches_are_no_leakage() -> None:
+    near, far = mse(0.1, -0.1)["mse"], mse(0.1, 0.1)["mse"]
+    for key in ("top1", "rouge_l"):
+        assert "no-better-than-control" in names(check([], {key: near}, pictures=False))
+        assert "no-better-than-control" not in names(check([], {key: far}, pictures=False))
+    gap = {"nll_gap": near.model_copy(update={"recovery_low": None, "ci_low": 0.0})}
+    assert "no-better-than-control" in names(check([], gap, pictures=False))
+    assert "no-better-than-control" not in names(check([], gap | {"rouge_l": far}, pictures=False))

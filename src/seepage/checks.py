@@ -47,8 +47,10 @@ def _few(finished: Sequence[Sample]) -> Check | None:
 
 
 def _control(summary: Mapping[str, Stats]) -> Check | None:
-    stats = summary.get("mse")
-    low = None if stats is None else stats.recovery_low
+    """By the first metric that has a recovery; captions without references by what their leak adds to likelihood."""
+    lows = [summary[key].recovery_low for key in ("mse", "top1", "rouge_l") if key in summary]
+    lows += [summary[key].ci_low for key in ("nll_gap",) if key in summary]
+    low = next((low for low in lows if low is not None), None)
     if low is None or low > 0:
         return None
     return Check(

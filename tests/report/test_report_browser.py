@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from report_cells import ATTACKS, LAYERS, ids, spec, whole
+from said_cells import LAYERS as SAID_LAYERS
+from said_cells import named, said
 
 from seepage import report
 from seepage.schema import Cell
@@ -274,3 +277,63 @@ def test_it_can_be_read_without_scripts(chromium: Any, page_file: Path) -> None:
     assert page.locator(".shot:visible").count() == 4 * len(LAYERS)
     assert not page.locator("#theme").is_visible()
     context.close()
+
+
+@pytest.fixture
+def said_file(tmp_path: Path) -> Path:
+    """The report of an audit that recovered pictures, captions and labels."""
+    names = ids(4)
+    cells = whole(tmp_path, names, SAID_LAYERS, ATTACKS[:2])
+    cells += [said(tmp_path, layer, names=names) for layer in SAID_LAYERS]
+    cells += [named(tmp_path, layer, names=names, kind=kind) for layer in SAID_LAYERS for kind in ("linear", "mlp")]
+    return report.write(cells, tmp_path)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_words_and_labels_open_readable_and_as_wide_as_the_window(
+    opened: Open, said_file: Path, scheme: str, width: int
+) -> None:
+    page = opened(said_file, width, scheme)
+    assert page.locator(".headline").count() == 3
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for ratio, what in page.evaluate(CONTRAST):
+        assert ratio >= 4.5, what
+    # Colours over the matrix are mixed in, which the contrast above does not see.
+    grounds = page.eval_on_selector_all(
+        ".confusion td.right", "cells => cells.map((cell) => getComputedStyle(cell).backgroundColor)"
+    )
+    assert len(set(grounds)) > 1
+
+
+def test_the_strongest_of_each_kind_stand_together(opened: Open, said_file: Path) -> None:
+    page = opened(said_file)
+    cell = page.locator(".shots tbody tr").first.locator("td").first
+    assert cell.locator(".shot:visible").count() == 3
+    assert cell.locator(".shot:visible .said").all_inner_texts()[0].strip("“”") == "a brown dog runs over the wet sand"
+    page.locator("#shown button", has_text="caprecover").click()
+    assert page.locator(".shot:visible .said.captions").count() == page.locator(".shot:visible").count() == 4 * 3
+    boxes = [item.bounding_box() for item in page.locator(".shots tbody tr").first.locator(".said:visible").all()]
+    assert all(left["x"] + left["width"] <= right["x"] for left, right in itertools.pairwise(boxes))
+
+
+def test_the_matrix_of_labels_shows_one_layer_at_a_time(opened: Open, said_file: Path) -> None:
+    page = opened(said_file)
+    section = page.locator("#labels")
+    buttons = section.locator(".switch button")
+    assert buttons.all_inner_texts() == list(SAID_LAYERS)
+    for index in range(buttons.count()):
+        buttons.nth(index).click()
+        assert section.locator(".panel:visible").count() == 1
+        assert SAID_LAYERS[index] in section.locator(".panel:visible .axis").inner_text()
+        numbers = section.locator(".panel:visible td:not(.sum)").all_inner_texts()
+        assert sum(int(number) for number in numbers if number != "·") == 4
+
+
+def test_hostile_captions_and_labels_are_shown_and_do_nothing(opened: Open, tmp_path: Path) -> None:
+    cells = [said(tmp_path, captions=HOSTILE[:3], names=ids(3)), named(tmp_path, names=ids(6), classes=HOSTILE[:3])]
+    page = opened(report.write(cells, tmp_path))
+    page.eval_on_selector_all("button", "buttons => buttons.forEach((button) => button.click())")
+    assert page.evaluate("window.pwned") is None
+    assert page.locator("script").count() == 1
+    assert {text.strip() for text in page.locator(".confusion tbody th bdi").all_text_contents()} == set(HOSTILE[:3])

@@ -15,7 +15,11 @@ from . import text
 from .glossary import Measure, control_name, measure, ordered
 from .verdict import LayerVerdict, Verdict
 
-CHARTED = ("psnr", "ssim", "ms_ssim", "lpips", "agreement", "rank1", "knn_distance")
+CHARTED = (
+    *("psnr", "ssim", "ms_ssim", "lpips", "agreement", "rank1", "knn_distance"),
+    *("cider", "rouge_l", "nll", "nll_gap", "top1", "top5"),
+)
+_UNBOUNDED = ("cider", "nll", "nll_gap")
 MARKERS = ("circle", "square", "triangle", "diamond", "cross", "ring")
 _MARGIN_TOP, _MARGIN_RIGHT = 18, 18
 _LETTER = 6.6
@@ -199,7 +203,7 @@ class _Drawing:
             values += [self._verdict.threshold.low, self._verdict.threshold.high]
         values = [value for value in values if math.isfinite(value)]
         if self._scale.key != "psnr":
-            values += [0.0, 1.0]
+            values += [0.0] if self._scale.key in _UNBOUNDED else [0.0, 1.0]
         return ticks(min(values, default=0.0), max(values, default=1.0))
 
     def _x(self, place: int) -> float:

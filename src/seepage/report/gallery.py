@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from ..schema import Sample, Shown
+from .findings import Kind, findings, kind, leading
 from .glossary import measure
 from .verdict import LayerVerdict, Verdict
 
@@ -36,14 +37,23 @@ class Embedded:
 
 
 @dataclass(frozen=True)
+class Said:
+    """A sentence, or a label, that was recovered of a picture."""
+
+    kind: Kind
+    words: str
+
+
+@dataclass(frozen=True)
 class Recovered:
-    """What one attack got back of one picture."""
+    """What one attack got back of one picture: a picture and its `label`, or what is `said` of it."""
 
     attack: str
     best: bool
     picture: Embedded
     score: str
     label: str = ""
+    said: Said | None = None
 
 
 @dataclass(frozen=True)
@@ -57,26 +67,32 @@ class Place:
 
 @dataclass(frozen=True)
 class Row:
-    """One picture: what it was and what came back, one group of recoveries a column."""
+    """One picture: what it was and what came back, one group of recoveries a column.
+
+    `label` is the judge's, `true` the data's, which is known where labels were recovered.
+    """
 
     id: str
     label: str
     caption: str
+    true: str
     original: Embedded
     recovered: tuple[tuple[Recovered, ...], ...]
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The pictures shown, best recovered first, out of `total`; `original` and `thumbnails` show the middle one."""
+    """The pictures shown, best recovered first by `ranked`, out of `total`; the others are of the middle one."""
 
     places: tuple[Place, ...] = ()
     attacks: tuple[str, ...] = ()
     rows: tuple[Row, ...] = ()
     total: int = 0
     recoded: bool = False
+    ranked: str = "PSNR"
     original: Embedded | None = None
     thumbnails: dict[tuple[int, str], Embedded] = field(default_factory=dict)
+    said: dict[tuple[int, str], Said] = field(default_factory=dict)
 
     @property
     def labelled(self) -> bool:
@@ -87,7 +103,8 @@ class Gallery:
 def gallery(judged: Sequence[Verdict], settings: Sequence[str], folder: Path) -> Gallery:
     """Choose, read and embed pictures.
 
-    Pictures are ranked by PSNR under each layer's strongest attack, averaged over the layers; at most `MOST_PICTURES`
+    Pictures are ranked by PSNR under each layer's strongest attack, averaged over the layers, or where no picture was
+    recovered by the metric that decides on captions, else on labels; at most `MOST_PICTURES`
     at equal steps from the best recovered to the worst are shown, fewer where they would not fit `BUDGET`.
     """
     places = tuple(
@@ -111,7 +128,14 @@ def gallery(judged: Sequence[Verdict], settings: Sequence[str], folder: Path) ->
     attacks = tuple(sorted({item.attack for row in rows for group in row.recovered for item in group}))
     middle = ranked[len(ranked) // 2]
     original, thumbnails = known.thumbnails(middle, judged, _Files(folder, recode=True, side=_THUMBNAIL))
-    return Gallery(places, attacks, rows, len(ranked), files.recode, original, thumbnails)
+    said = {
+        (number, layer.layer): words
+        for number, verdict in enumerate(judged)
+        for layer in verdict.layers
+        if (words := known.said(verdict, layer, middle))
+    }
+    name = measure(known.key).label
+    return Gallery(places, attacks, rows, len(ranked), files.recode, name, original, thumbnails, said)
 
 
 def _spread(ranked: Sequence[str], most: int) -> list[str]:
@@ -132,16 +156,36 @@ class _Known:
         self._places = places
         self._samples: dict[tuple[str, str], Sample] = {}
         self._truths: dict[str, Shown] = {}
+        self._captions: dict[str, str] = {}
+        self._true: dict[str, str] = {}
         self._files: dict[str, list[str]] = {}
+        self._leading = frozenset(key for place in places for key in leading(place.verdict))
         for cell in (cell for place in places for cell in place.layer.cells):
+            recovers = kind(cell)
             for sample in cell.samples:
                 self._samples[cell.key, sample.id] = sample
                 files = self._files.setdefault(sample.id, [])
+                if sample.truth is not None:
+                    self._told(sample.id, sample.truth, recovers)
                 if sample.truth is not None and sample.truth.image and sample.id not in self._truths:
                     self._truths[sample.id] = sample.truth
                     files.append(sample.truth.image)
                 if sample.recovered is not None and sample.recovered.image:
                     files.append(sample.recovered.image)
+
+    def _told(self, id: str, truth: Shown, recovers: Kind) -> None:
+        """Keep a reference caption and the true label, whichever cell has them; a judge's label is no true one."""
+        if truth.caption:
+            self._captions.setdefault(id, truth.caption)
+        if truth.label and recovers == "labels":
+            self._true.setdefault(id, truth.label)
+
+    @property
+    def key(self) -> str:
+        """The metric that pictures are ranked by."""
+        scored = any("psnr" in sample.metrics for sample in self._samples.values())
+        deciding = [finding.key for place in self._places for finding in findings(place.verdict) if finding.layers]
+        return "psnr" if scored or not deciding else deciding[0]
 
     @property
     def pictured(self) -> bool:
@@ -154,11 +198,12 @@ class _Known:
 
     def ranked(self) -> list[str]:
         """Every picture's id, best recovered first; those that nothing came back of last."""
+        key = self.key
         scores: dict[str, list[float]] = {id: [] for id in self._files}
-        for place in self._places:
-            for sample in place.layer.best.samples if place.layer.best is not None else ():
-                if math.isfinite(sample.metrics.get("psnr", math.nan)):
-                    scores[sample.id].append(sample.metrics["psnr"])
+        for cell in (cell for place in self._places for cell in place.layer.cells if cell.key in self._leading):
+            for sample in cell.samples if key in cell.summary else ():
+                if math.isfinite(sample.metrics.get(key, math.nan)):
+                    scores[sample.id].append(sample.metrics[key])
         return sorted(scores, key=lambda id: -statistics.fmean(scores[id]) if scores[id] else math.inf)
 
     def row(self, id: str, files: _Files) -> Row:
@@ -169,8 +214,9 @@ class _Known:
             original = files.embed(truth.image)
         return Row(
             id,
-            (truth.label or "") if truth is not None else "",
-            (truth.caption or "") if truth is not None else "",
+            "" if truth is None or truth.label == self._true.get(id) else truth.label or "",
+            self._captions.get(id, ""),
+            self._true.get(id, ""),
             original,
             tuple(tuple(self._group(place, id, files)) for place in self._places),
         )
@@ -188,17 +234,29 @@ class _Known:
         truth = self._truths.get(id)
         return (files.embed(truth.image) if truth is not None and truth.image else None), found
 
+    def said(self, verdict: Verdict, layer: LayerVerdict, id: str) -> Said | None:
+        """What the layer's strongest attack on captions says of a picture, else that on labels."""
+        for finding in findings(verdict):
+            found = finding.at(layer.layer)
+            sample = None if found is None else self._samples.get((found.best.key, id))
+            if sample is not None and sample.recovered is not None:
+                return Said(finding.kind, _words(sample.recovered))
+        return None
+
     def _group(self, place: Place, id: str, files: _Files) -> Iterable[Recovered]:
         """What each attack got back at one layer, the layer's strongest first."""
-        for cell in sorted(place.layer.cells, key=lambda cell: cell is not place.layer.best):
+        for cell in sorted(place.layer.cells, key=lambda cell: cell.key not in self._leading):
             sample = self._samples.get((cell.key, id))
             if sample is None:
                 continue
-            name, best = place.verdict.attacker(cell), cell is place.layer.best
+            name, best, recovers = place.verdict.attacker(cell), cell.key in self._leading, kind(cell)
             if sample.status == "failed":
                 yield Recovered(name, best, Embedded(missing=f"failed: {sample.message}"), "")
                 continue
             shown = sample.recovered
+            if shown is not None and recovers != "images":
+                yield Recovered(name, best, Embedded(), _score(sample), said=Said(recovers, _words(shown)))
+                continue
             path = None if shown is None else shown.image
             picture = files.embed(path) if path else Embedded(missing="no picture on record")
             yield Recovered(name, best, picture, _score(sample), (shown.label or "") if shown is not None else "")
@@ -206,12 +264,20 @@ class _Known:
 
 def _score(sample: Sample) -> str:
     parts = []
-    for key in ("psnr", "ssim"):
+    if sample.recovered is not None and sample.recovered.image is None and "top1" in sample.metrics:
+        return "right" if sample.metrics["top1"] == 1 else "wrong"
+    keys = ("psnr", "ssim", "rouge_l") if {"psnr", "ssim", "rouge_l"} & set(sample.metrics) else ("nll_gap",)
+    for key in keys:
         if key in sample.metrics:
             scale = measure(key)
-            name = "" if scale.unit else f"{scale.label} "
+            name = "" if key == "psnr" else f"{scale.label} "
             parts.append(name + scale.with_unit(sample.metrics[key]))
     return " · ".join(parts)
+
+
+def _words(shown: Shown) -> str:
+    """What was said of a picture: a caption without words shows as such."""
+    return shown.label or "" if shown.caption is None else shown.caption.strip() or "(no words)"
 
 
 class _Files:

@@ -119,6 +119,31 @@ _MEASURES = (
         for n in (1, 5, 10)
     ),
     Measure(
+        "nll",
+        "Surprise of the references",
+        "how unforeseen the reference captions are to the attack's language model under the picture's own leak",
+        "nat/token",
+        higher_leaks=False,
+        digits=2,
+    ),
+    Measure(
+        "nll_gap",
+        "Likelihood gap",
+        "how much likelier the recovered caption is under its own leak than under another picture's",
+        "nat/token",
+        digits=2,
+    ),
+    *(
+        Measure(
+            f"top{n}",
+            f"Top-{n}",
+            f"share of pictures whose true label is {'the best' if n == 1 else f'among the best {n}'} that the attack "
+            "gives, or the judge for the recovered picture",
+            style="percent",
+        )
+        for n in (1, 5)
+    ),
+    Measure(
         "perplexity",
         "Perplexity",
         "how unforeseen the caption is to a language model that did not write it: fluency, not leakage",
@@ -133,6 +158,7 @@ CONTROLS: Mapping[str, str] = {
     "prior": "the same attack run with no leak: what it makes of its own assumptions",
     "shuffled": "the very recoveries, each scored against another picture",
     "constant": "the one answer that scores best on the attacker's training pictures",
+    "zero_features": "the same attack handed a leak of zeros",
 }
 
 CEILINGS: Mapping[str, str] = {
@@ -153,6 +179,15 @@ TERMS: tuple[tuple[str, str], ...] = (
     ("White-box", "the attacker holds the model up to the cut; black-box: only leaks and what is said of them"),
     ("Auxiliary", "the pictures the attacker learns from: none, synthetic ones, or public ones"),
 )  # fmt: skip
+
+TERMS_OF_CAPTIONS: tuple[tuple[str, str], ...] = (
+    ("Reference", "a caption that a person wrote for the picture; recovered captions are scored by what they share"),
+    ("Nat a token", "the natural logarithm of how unlikely a piece of a word is to a language model, averaged"),
+)
+
+TERMS_OF_LABELS: tuple[tuple[str, str], ...] = (
+    ("Label", "the class of a picture by the data, known to the audit alone; classes are matched by their names"),
+)
 
 LIMITS = (
     "An audit shows what these attacks recovered from these pictures. It cannot show that no attack recovers more: "

@@ -10,9 +10,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..schema import Cell
-from . import glossary, method, text, words
+from . import glossary, method, sayings, text, words
 from .charts import Chart, charts
-from .gallery import Embedded, Gallery, gallery
+from .confusion import Confusion, confusions
+from .findings import SAID, Finding, findings, kind, kinds, of_pictures
+from .gallery import Embedded, Gallery, Said, gallery
 from .glossary import measure
 from .tables import statistics, table
 from .verdict import LayerVerdict, Verdict, verdicts
@@ -25,6 +27,8 @@ STATES = {
     "unknown": ("?", "no result"),
 }
 
+SAID_STATES = {"captions": "told in words", "labels": "label read"}
+
 
 @dataclass(frozen=True)
 class Card:
@@ -36,19 +40,20 @@ class Card:
     word: str
     lines: tuple[str, ...]
     picture: Embedded | None
+    said: Said | None = None
 
 
 @dataclass(frozen=True)
 class Section:
-    """One setting's verdict in words, its layers at a glance and its charts."""
+    """One setting's verdict in words, (headline, evidence) of all that is recovered, its layers and its charts."""
 
     name: str
-    headline: str
-    evidence: str
+    statements: tuple[tuple[str, str], ...]
     caveats: tuple[str, ...]
     advice: str
     cards: tuple[Card, ...]
     charts: tuple[Chart, ...]
+    confusions: tuple[Confusion, ...]
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,10 @@ def render(cells: Sequence[Cell], folder: Path, *, redact: bool) -> Pages:
         "environment": method.environment_line(cells),
         "sections": [_section(n, verdict, names[n], shown) for n, verdict in enumerate(judged)],
         "nothing": words.NOTHING,
-        "thresholds": list(dict.fromkeys(verdict.threshold for verdict in judged)),
+        "thresholds": list(dict.fromkeys(v.threshold for v in judged if of_pictures(v) is not None)),
+        "rules": [sayings.RULES[said] for said in SAID if said in kinds(cells)],
+        "star": "of its layer" if len(kinds(cells)) < 2 else "of its layer among those that recover the same",
+        "terms": _terms(cells),
         "warnings": method.warnings(judged),
         "missing": method.missing(judged),
         "failed": method.failed_pictures(cells),
@@ -85,21 +93,38 @@ def render(cells: Sequence[Cell], folder: Path, *, redact: bool) -> Pages:
 
 
 def _section(number: int, verdict: Verdict, name: str, shown: Gallery) -> Section:
+    pictured, found = of_pictures(verdict), findings(verdict)
+    statements = [] if pictured is None else [(words.headline(pictured), words.evidence(pictured))]
+    statements += [(sayings.headline(finding), sayings.evidence(finding, verdict)) for finding in found]
+    told = [sentence for sentence in map(sayings.advice, found) if sentence]
     return Section(
         name,
-        words.headline(verdict),
-        words.evidence(verdict),
-        words.caveats(verdict),
-        words.advice(verdict),
-        tuple(_card(layer, verdict, shown.thumbnails.get((number, layer.layer))) for layer in verdict.layers),
+        tuple(statements),
+        sayings.caveats(found, verdict, pictured),
+        " ".join(filter(None, ("" if pictured is None else words.advice(pictured), *told))),
+        tuple(_card(layer, verdict, found, shown, (number, layer.layer)) for layer in verdict.layers),
         charts(verdict, f"chart{number}"),
+        confusions(verdict),
     )
 
 
-def _card(layer: LayerVerdict, verdict: Verdict, picture: Embedded | None) -> Card:
+def _terms(cells: Sequence[Cell]) -> tuple[tuple[str, str], ...]:
+    recovered = kinds(cells)
+    more = glossary.TERMS_OF_CAPTIONS if "captions" in recovered else ()
+    return (*glossary.TERMS, *more, *(glossary.TERMS_OF_LABELS if "labels" in recovered else ()))
+
+
+def _card(
+    layer: LayerVerdict, verdict: Verdict, found: Sequence[Finding], shown: Gallery, place: tuple[int, str]
+) -> Card:
+    state: str = layer.state
     mark, word = STATES[layer.state]
     if layer.state == "unknown" and layer.best is not None:
         word = "not judged"
+    here = [(finding, at) for finding in found if (at := finding.at(layer.layer)) is not None]
+    if here and all(kind(cell) != "images" for cell in layer.cells):
+        told = [SAID_STATES[finding.kind] for finding, at in here if at.told]
+        state, (mark, word) = ("told", ("●", text.listing(told))) if told else ("control", STATES["control"])
     lines = []
     if layer.best is not None:
         keys = dict.fromkeys((verdict.threshold.metric, "psnr"))
@@ -107,7 +132,16 @@ def _card(layer: LayerVerdict, verdict: Verdict, picture: Embedded | None) -> Ca
         lines += [" · ".join(scores), f"{layer.passing} of {layer.counted} pictures" if layer.counted else ""]
     if layer.share is not None:
         lines.append(f"{text.share(layer.share)} on the device")
-    return Card(layer.layer, layer.state, mark, word, tuple(filter(None, lines)), picture)
+    lines += [sayings.line(at, finding.key) for finding, at in here]
+    return Card(
+        layer.layer,
+        state,
+        mark,
+        word,
+        tuple(filter(None, lines)),
+        shown.thumbnails.get(place),
+        shown.said.get(place),
+    )
 
 
 def _named(key: str, value: float) -> str:
@@ -123,6 +157,7 @@ def for_html() -> Environment:
     )
     environment.filters["measure"] = measure
     environment.filters["breakable"] = _breakable
+    environment.filters["percent"] = text.percent
     return environment
 
 

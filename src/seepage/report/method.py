@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from ..schema import Cell
 from . import text
+from .findings import leading
 from .glossary import CEILINGS, CONTROLS, Measure, control_name, measure, ordered
 from .verdict import Verdict
 
@@ -99,7 +100,7 @@ def warnings(judged: Sequence[Verdict]) -> tuple[Warned, ...]:
     """Return what the checks found, the gravest first."""
     found: dict[tuple[str, str], list[tuple[str, str, bool]]] = {}
     for verdict in judged:
-        best = {layer.best.key for layer in verdict.layers if layer.best is not None}
+        best = leading(verdict)
         for cell in verdict.cells:
             where = f"{cell.spec.layer}, {verdict.attacker(cell)}"
             for check in (check for check in cell.checks if check.name != _NAMED_ELSEWHERE):

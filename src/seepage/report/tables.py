@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ..schema import Cell, Stats
 from . import text
+from .findings import kind, leading
 from .glossary import Measure, control_name, measure, ordered
 from .verdict import Verdict, highest_ceiling, residual_median, strongest_control, verdicts, work_share
 from .words import setting_name
@@ -26,6 +27,7 @@ STATISTICS: tuple[tuple[str, str], ...] = (
 )
 
 _TERSE = ("psnr", "ssim", "agreement")
+_TERSE_SAID = ("cider", "rouge_l", "nll_gap", "top1")
 
 Sort = float | int | str | None
 
@@ -76,7 +78,7 @@ def statistics(cells: Sequence[Cell]) -> tuple[tuple[str, str], ...]:
 def table(judged: Sequence[Verdict]) -> Table:
     """Return one row a cell, settings apart, layers in order, the strongest attack first."""
     cells = [cell for verdict in judged for cell in verdict.cells]
-    best = {layer.best.key for verdict in judged for layer in verdict.layers if layer.best is not None}
+    best = {key for verdict in judged for key in leading(verdict)}
     names = {cell.key: verdict.attack(cell) for verdict in judged for cell in verdict.cells}
     depth = {layer.layer: layer.cut.index for verdict in judged for layer in verdict.layers if layer.cut is not None}
     metrics = [_metric_column(measure(key, cells)) for key in ordered({key for cell in cells for key in cell.summary})]
@@ -114,7 +116,9 @@ def rows(cells: Sequence[Cell]) -> tuple[tuple[str, ...], tuple[tuple[str, ...],
     decide, or where none of them was measured, those that were.
     """
     present = {key for cell in cells for key in cell.summary}
-    keys = [key for key in _TERSE if key in present] or list(ordered(present))
+    keys = [key for key in _TERSE if key in present]
+    keys += [key for key in _TERSE_SAID if key in present and any(kind(cell) != "images" for cell in cells)]
+    keys = keys or list(ordered(present))
     scales = [measure(key, cells) for key in keys]
     titles = [f"{scale.label} {scale.unit}".strip() for scale in scales]
     if titles:
@@ -122,10 +126,10 @@ def rows(cells: Sequence[Cell]) -> tuple[tuple[str, ...], tuple[tuple[str, ...],
     judged = verdicts(cells)
     shown = []
     for verdict in judged:
-        where = setting_name(verdict, judged)
+        where, best = setting_name(verdict, judged), leading(verdict)
         for layer in verdict.layers:
-            for cell in sorted(layer.cells, key=lambda cell: _order(cell, cell is layer.best)):
-                name = _starred(verdict.attacker(cell), cell is layer.best)
+            for cell in sorted(layer.cells, key=lambda cell: _order(cell, cell.key in best)):
+                name = _starred(verdict.attacker(cell), cell.key in best)
                 name = name if cell.status == "done" else f"{name}: {_status(cell)}"
                 place = f"{layer.layer} [{where}]" if where else layer.layer
                 shown.append((text.plain(place), text.plain(name), *_terse(cell, scales)))
@@ -344,9 +348,9 @@ def _line(cell: Cell) -> dict[str, str | float | int | None]:
     line |= {f"utility.{key}": value for key, value in cell.utility.items()}
     for key in ordered(set(cell.summary)):
         line |= {f"{key}.{name}": value for name, value in cell.summary[key].model_dump().items()}
-    for kind, groups in (("control", cell.controls), ("ceiling", cell.ceilings)):
+    for role, groups in (("control", cell.controls), ("ceiling", cell.ceilings)):
         for name, scores in groups.items():
-            line |= {f"{kind}.{name}.{key}.mean": scores[key].mean for key in ordered(set(scores))}
+            line |= {f"{role}.{name}.{key}.mean": scores[key].mean for key in ordered(set(scores))}
     return line
 
 

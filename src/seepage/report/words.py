@@ -88,7 +88,7 @@ def caveats(verdict: Verdict) -> tuple[str, ...]:
             said.append(f"With only {text.counted(n, 'picture')} every figure may move; run at least {FEW}.")
         said.append("Recognisable is a model's word: a person may make out more.")
         said += _close(verdict)
-        said += _unequal(verdict)
+        said += unequal(verdict)
     silent = [layer.layer for layer in verdict.layers if layer.state == "unknown"]
     if silent and verdict.known:
         said.append(f"Nothing is known of {text.listing(silent)}: no attack there gave a result to judge.")
@@ -192,8 +192,8 @@ def _close(verdict: Verdict) -> list[str]:
     return [f"Too close to call at {text.listing(near)}: the intervals of the score and of the threshold overlap."]
 
 
-def _unequal(verdict: Verdict) -> list[str]:
-    """Attackers of different means are never compared without saying so."""
+def unequal(verdict: Verdict) -> list[str]:
+    """Say where attackers of different means are compared."""
     means = sorted({(cell.spec.access, cell.spec.auxiliary) for cell in verdict.cells if cell.status == "done"})
     if len(means) < 2:
         return []
