@@ -26,7 +26,7 @@ Run = Callable[..., tuple[int, str, str]]
 COLOURS = {"red": (200, 40, 40), "green": (40, 180, 50), "blue": (40, 50, 200)}
 TINY = "caprecover:align=0,width=32,layers=1,heads=2,queries=4,lr=0.005,most=24"
 LANGUAGE = "bloom"
-"""Of transformers' defaults the smallest: 64 wide, two layers, drawn from a seed, reading bytes; too narrow to be led."""
+"""Of transformers' defaults the smallest: 64 wide, two layers, drawn from a seed, reading bytes; hard to lead."""
 WIDER = "opt:num_hidden_layers=1"
 """768 wide: its prompt leads it, though its weights are drawn."""
 
@@ -111,7 +111,7 @@ def test_record_and_page_show_curves_beside_controls(seepage: Run, victim: str, 
     assert "control: another picture's" in out
     record = json.loads((tmp_path / "a" / "small.training.json").read_text())
     (stage,) = record["stages"]
-    assert stage["unit"] == "nats a token of captions"
+    assert stage["unit"] == "nats a token of captions; the training loss adds labels"
     assert set(stage["held"]) == {"held-out", "shuffled", "no features"}
     assert stage["curve"]["step"] == list(range(1, 13))
     page = (tmp_path / "a" / "small.training.html").read_text()
@@ -166,6 +166,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(seepage: Run, victim: str,
         ([request.public, "--language", "no_such/model"], "no_such/model"),
         ([request.public, "--layer", "nowhere"], "nowhere"),
         ([request.public, "--storage", "int4"], "expected fp32 or fp16 or int8"),
+        ([request.public, "--preset", "rn50-coco-layer9"], "did you mean 'rn50-coco-layer"),
     ):
         code, out, error = seepage(*words, *more, "--steps", 2, "-o", target)
         assert code == 2, (more, error)
@@ -176,6 +177,17 @@ def test_bad_input_is_one_line_and_nothing_is_written(seepage: Run, victim: str,
     code, _, error = seepage("train", f"{TINY},adapter=x", victim, "--layer", "mix", "--public", bare, "-o", target)
     assert code == 2
     assert "leave it out" in error
+
+
+def test_scheme_of_the_authors_is_one_pooled_token_without_alignment(victim: str, tmp_path: Path) -> None:
+    attack = TINY.replace("align=0", "align=40")
+    trained = train(request_of(victim, tmp_path, attack=attack, steps=4, authors=True))
+    model, header = adapter.read(trained.path)
+    assert header.config.pooled
+    assert header.config.filling
+    assert not header.aligned
+    assert model.mapper("wide")(torch.rand(2, 16, 16, 16)).shape[1] == 1
+    assert [stage["name"] for stage in trained.record["stages"]] == ["speak"]
 
 
 @pytest.mark.parametrize(("words", "message"), [(1_000_000, "at most 10,000 characters"), (1_900, None)])

@@ -30,6 +30,8 @@ def train(
     effort: Annotated[str, typer.Option(help="quick, standard or full")] = "standard",
     steps: Annotated[int | None, typer.Option(help="steps of training; wins over --effort")] = None,
     language: Annotated[str | None, typer.Option(help="caprecover's language model; smollm2 unless told")] = None,
+    preset: Annotated[str | None, typer.Option(help="one of the paper's configurations of caprecover")] = None,
+    authors: Annotated[bool, typer.Option("--authors", help="train caprecover as its authors' code does")] = False,
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
     limit: Annotated[int | None, typer.Option(help="use N pictures of --public, spread over their labels")] = None,
     size: Annotated[int | None, typer.Option(help="input size in pixels, where the victim allows another")] = None,
@@ -71,6 +73,8 @@ def train(
         stored=_one_of("--features", features, ("fp16", "int8")),  # type: ignore[arg-type]
         storage=_one_of("--storage", storage, ("fp32", "fp16", "int8")),  # type: ignore[arg-type]
         flips=flips,
+        preset=preset,
+        authors=authors,
     )
     fetch_for(victim)
     with bar() as shown:

@@ -15,6 +15,7 @@ import torch
 from .. import registry
 from ..attacks.caprecover import adapter
 from ..attacks.caprecover.language import EXTRA
+from ..attacks.caprecover.presets import preset
 from ..attacks.decoder import Decoder
 from ..attacks.loop import Loop
 from ..attacks.parameters import require_sensible
@@ -27,7 +28,7 @@ from ..types import Progress, SeepageError
 from .material import Material, MaterialError, material, sources
 from .outcome import Outcome
 from .stages import as_json, first_process, processes
-from .train_caprecover import train_caprecover
+from .train_caprecover import Scheme, train_caprecover
 from .train_decoder import train_decoder
 from .train_labels import train_probe
 
@@ -48,7 +49,8 @@ class TrainRequest:
     """What is to be trained: `attack` is NAME[:key=value,...], `public` the pictures that the attacker owns.
 
     Without `select` one in five of `public` is held out by its hash. `steps` wins over `effort`. `stored` is how
-    features are kept, `storage` how an adapter's weights are.
+    features are kept, `storage` how an adapter's weights are. Of caprecover alone, `preset` names one of the paper's
+    configurations and `authors` trains as their code does: one pooled token, padding in the loss, no alignment.
     """
 
     attack: str
@@ -69,6 +71,8 @@ class TrainRequest:
     stored: Stored = "fp16"
     storage: adapter.Storage = "fp16"
     flips: bool = True
+    preset: str | None = None
+    authors: bool = False
 
     @property
     def workdir(self) -> Path:
@@ -147,9 +151,11 @@ def _taught(
     else:
         # The language model is frozen: where the device computes in half the bits, it is kept in them.
         half = request.precision == "bf16" and request.device.startswith("cuda")
+        chosen = None if request.preset is None else preset(request.preset)
         model, said, outcome = train_caprecover(
-            attack,
+            Scheme(attack, chosen, request.authors),
             have,
+            request.steps,
             lambda steps, lr: _loop(request, steps, lr),
             header,
             request.workdir,
@@ -181,6 +187,10 @@ def _attack(request: TrainRequest) -> tuple[Any, str]:
         raise TrainRequestError(f"a {name} is trained at one layer, and {len(request.layers)} are named: train each")
     if request.language is not None and name != "caprecover":
         raise TrainRequestError(f"--language is caprecover's alone: a {name} has no language model")
+    if name != "caprecover" and (request.preset is not None or request.authors):
+        raise TrainRequestError(f"--preset and --authors are caprecover's alone, not a {name}'s")
+    if request.preset is not None:
+        preset(request.preset)  # which refuses a name that is none, before the work
     defaults = dict(registry.get("attack", name).efforts.get(request.effort, {}))
     if request.steps is not None:
         defaults["steps"] = request.steps
@@ -216,6 +226,8 @@ def _header(request: TrainRequest, text: str, have: Material) -> dict[str, Any]:
         "select": have.select.source.manifest_sha256(),
         "stored": request.stored,
         "flips": request.flips,
+        "preset": request.preset,
+        "authors": request.authors,
         "seed": request.seed,
     }
 

@@ -17,6 +17,7 @@ from ..attacks.caprecover.fitting import Course
 from ..attacks.caprecover.language import DEFAULT, LanguageModel, load
 from ..attacks.caprecover.mapper import Standard
 from ..attacks.caprecover.model import CapRecoverModel, ModelConfig, configured
+from ..attacks.caprecover.presets import Preset, as_the_authors
 from ..attacks.caprecover.qformer import QFormerConfig
 from ..attacks.loop import Loop
 from ..types import Progress
@@ -35,9 +36,50 @@ LoopOf = Callable[[int, float], Loop]
 """Steps and rate to a loop."""
 
 
+@dataclass(frozen=True)
+class Scheme:
+    """How CapRecover is trained: by the attack's own parameters, or by a preset's; `authors` is their code's scheme."""
+
+    attack: CapRecover
+    preset: Preset | None = None
+    authors: bool = False
+
+    @property
+    def language(self) -> str:
+        """The language model's name."""
+        return self.attack.language or (DEFAULT if self.preset is None else self.preset.language)
+
+    def course(self, pictures: int, steps: int | None) -> Course:
+        """Return the stages for so many pictures; `steps` of the second where they were asked for."""
+        course = Course(
+            align=self.attack.align, align_lr=_GENTLER * self.attack.lr, steps=self.attack.steps, lr=self.attack.lr
+        )
+        if self.preset is not None:
+            course = self.preset.course(pictures)
+        if steps is not None:
+            course = replace(course, steps=steps)
+        return replace(course, align=0) if self.authors else course
+
+    def config(self, language: LanguageModel | None, classes: int) -> ModelConfig:
+        """Return the network.
+
+        Raises:
+            QFormerError, PretrainedError: what it starts from cannot be had.
+        """
+        if self.preset is not None and language is not None:
+            config = replace(self.preset.config(language), classes=classes)
+        else:
+            attack = self.attack
+            qformer = QFormerConfig(attack.width, attack.layers, attack.heads, attack.queries).sized()
+            config = ModelConfig(qformer, most_tokens=max(attack.most, 2), classes=classes)
+            config = config if language is None else configured(config, language)
+        return as_the_authors(config, Course())[0] if self.authors else config
+
+
 def train_caprecover(
-    attack: CapRecover,
+    scheme: Scheme,
     material: Material,
+    steps: int | None,
     loop_of: LoopOf,
     header: Mapping[str, object],
     folder: Path,
@@ -66,14 +108,20 @@ def train_caprecover(
             "from: name them in its metadata.jsonl (`captions`, `label`)"
         )
     seed, device = int(str(header["seed"])), next(iter(material.splits.values())).device
-    language = load(attack.language or DEFAULT, device, dtype) if train.spoken else None
-    model = _network(attack, material, train, language, seed).to(device)
+    language = load(scheme.language, device, dtype) if train.spoken else None
+    model = _network(scheme, material, train, language, seed).to(device)
     whole = {**header, "language_sha256": "" if language is None else language.sha256, **model.said()}
-    course = Course(align=attack.align, align_lr=_GENTLER * attack.lr, steps=attack.steps, lr=attack.lr)
-    run = _Training(model, train, select, language, course, seed)
-    stages: list[Stage] = []
+    course = scheme.course(len(train.rows), steps)
+    vectors = None
     if train.spoken and course.align:
-        stages.append(run.align(loop_of(course.align, course.align_lr), whole, folder, advance))
+        vectors, held = (
+            sentence_vectors(part, folder / f"{name}.safetensors", advance("sentences"))
+            for part, name in ((train, "train"), (select, "select"))
+        )
+    run = _Training(model, train, select, language, course, seed, vectors)
+    stages: list[Stage] = []
+    if vectors is not None:
+        stages.append(run.align(loop_of(course.align, course.align_lr), held, whole, folder, advance("align")))
     stages.append(run.speak(loop_of(course.steps, course.lr), whole, folder, advance("speak")))
     said = _header(material, train, select, model, language, seed, course)
     rows, scores = run.rows(said.label)
@@ -82,12 +130,9 @@ def train_caprecover(
 
 
 def _network(
-    attack: CapRecover, material: Material, train: Captioned, language: LanguageModel | None, seed: int
+    scheme: Scheme, material: Material, train: Captioned, language: LanguageModel | None, seed: int
 ) -> CapRecoverModel:
-    qformer = QFormerConfig(attack.width, attack.layers, attack.heads, attack.queries).sized()
-    config = ModelConfig(qformer, most_tokens=max(attack.most, 2), classes=train.classes)
-    if language is not None:
-        config = configured(config, language)
+    config = scheme.config(language, train.classes)
     shapes = {layer: train.part.features[layer].shape for layer in material.splits}
     model = CapRecoverModel(config, shapes, seed)
     model.begin()
@@ -109,21 +154,20 @@ class _Training:
     language: LanguageModel | None
     course: Course
     seed: int
+    vectors: Float[Tensor, "n 384"] | None
 
     def align(
-        self, loop: Loop, header: Mapping[str, object], folder: Path, advance: Callable[[str], Progress]
+        self, loop: Loop, held: Float[Tensor, "m 384"], header: Mapping[str, object], folder: Path, progress: Progress
     ) -> Stage:
         """Bring queries to the vectors of their pictures' captions."""
-        vectors, held = (
-            sentence_vectors(part, folder / f"{name}.safetensors", advance("sentences"))
-            for part, name in ((self.train, "train"), (self.select, "select"))
-        )
         tests = self.select.rows[:_HELD]
         sentences = torch.stack([held[self.select.first(row)] for row in tests])
 
         def loss(number: int) -> Tensor:
             layer, _, picked, features = self._draw("align", number, self.course.align_batch)
-            return self.model.alignment_loss(layer, features, vectors[picked].to(features.device))
+            text = self._text(picked)
+            assert text is not None  # there is no such stage without
+            return self.model.alignment_loss(layer, features, text)
 
         def test() -> dict[str, float]:
             own = [
@@ -137,24 +181,34 @@ class _Training:
             return {"held-out": _mean(own), "shuffled": _mean(other)}
 
         watched = Watched("align", "InfoNCE to sentence vectors, nats", loop, folder / "align")
-        return watched.run(self.model, loss, test, {**header, "stage": "align"}, advance("align"))
+        return watched.run(self.model, loss, test, {**header, "stage": "align"}, progress)
 
     def speak(self, loop: Loop, header: Mapping[str, object], folder: Path, progress: Progress) -> Stage:
         """Teach the network to make the language model say the captions, and to tell labels."""
 
         def loss(number: int) -> Tensor:
             layer, rows, picked, features = self._draw("speak", number, self.course.batch)
-            parts = [self._surprise(layer, features, [self.train.texts[one] for one in picked])]
+            parts = []
+            if self.language is not None:
+                tokens = self.language.tokens([self.train.texts[one] for one in picked], self.model.config.most_tokens)
+                text = self._text(picked)
+                parts.append(self.model.generation_loss(layer, features, tokens, self.language, text=text))
             labels = torch.tensor([self.train.label(row) for row in rows], device=features.device)
             if self.model.labels is not None and (labels >= 0).any():
                 parts.append(self.model.label_loss(layer, features[labels >= 0], labels[labels >= 0]))
-            return torch.stack([part for part in parts if part is not None]).sum()
+            return torch.stack(parts).sum()
 
         def test() -> dict[str, float]:
             found = [self.surprises(layer) for layer in self.model.layers]
             return {name: _mean([one[name] for one in found]) for name in found[0]}
 
+        more = " and ".join(
+            what
+            for what, there in (("alignment", self.vectors is not None), ("labels", self.model.labels is not None))
+            if there
+        )
         unit = "nats a token of captions" if self.language is not None else "nats a label"
+        unit += f"; the training loss adds {more}" if more and self.language is not None else ""
         watched = Watched("speak", unit, loop, folder / "speak")
         return watched.run(self.model, loss, test, {**header, "stage": "speak"}, progress)
 
@@ -216,11 +270,8 @@ class _Training:
     def _held(self, layer: str, rows: tuple[int, ...]) -> Float[Tensor, "b ..."]:
         return self.select.part.features[layer].read(rows).to(self._device)
 
-    def _surprise(self, layer: str, features: Tensor, texts: list[str]) -> Tensor | None:
-        if self.language is None:
-            return None
-        tokens = self.language.tokens(texts, self.model.config.most_tokens)
-        return self.model.generation_loss(layer, features, tokens, self.language)
+    def _text(self, picked: list[int]) -> Float[Tensor, "b 384"] | None:
+        return None if self.vectors is None else self.vectors[picked].to(self._device)
 
     def _mean_surprise(self, layer: str, features: Tensor, rows: tuple[int, ...]) -> float:
         total, count = 0.0, 0
