@@ -210,6 +210,8 @@ class RecoveredRow(Record):
     residual: float | None = None
     passes: int = 0
     image: str | None = None
+    caption: str | None = None
+    label: str | None = None
 
 
 class RecoveryRecord(Record):

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import pytest
+
 from seepage import registry
 from seepage.audit.request import DEFAULT_ATTACKS, Request
 from seepage.audit.workbench import Workbench
+from seepage.registry import PluginError
 
 
 def test_an_audit_without_an_attack_runs_the_default_ones_alone() -> None:
     found = [text.partition(":")[0] for text in Workbench(Request()).attacks]
     assert found == ["joint", "peel", "rmle"] == list(DEFAULT_ATTACKS)
     assert set(found) <= set(registry.names("attack"))
+
+
+def test_an_attack_that_does_not_say_what_it_recovers_is_refused() -> None:
+    registry.names("attack")
+    for recovers in (None, "sounds"):
+        registry.register("attack", "extra")(type("Extra", (), {"efforts": {}, "recovers": recovers}))
+        try:
+            with pytest.raises(PluginError, match="'extra' does not say what it recovers.*'captions'"):
+                _ = Workbench(Request(attacks=("extra",))).recovered
+        finally:
+            del registry._components["attack"]["extra"]
 
 
 def test_what_is_named_takes_their_place() -> None:

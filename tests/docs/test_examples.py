@@ -158,7 +158,7 @@ def test_the_packaged_attack_is_found_by_a_fresh_process(tmp_path: Path, monkeyp
         check=True,
     )
     (found,) = (row for row in json.loads(said.stdout) if row["name"] == "descent")
-    assert found["access"] == "white-box"
+    assert (found["access"], found["recovers"]) == ("white-box", "images")
     assert found["parameters"] == "budget=200"
 
 

@@ -294,3 +294,26 @@ def test_without_a_metric_captions_get_theirs(victim: str, pictures: Path) -> No
     assert bench.recovered == ("captions",)
     assert judges_of(bench.request) == ()
     assert "50 pictures" in bench.unavailable("captions")["cider"]
+
+
+def test_captions_are_recovered_from_a_file_without_the_truth(
+    victim: str, pictures: Path, tmp_path: Path, seepage: Run
+) -> None:
+    leak = tmp_path / "leak.safetensors"
+    assert seepage("leak", victim, pictures, "--layer", "mix", "-o", leak)[0] == 0
+    code, out, err = seepage("recover", leak, "--attack", "namer", "-o", tmp_path / "r")
+    assert code == 0, err
+    rows = json.loads((tmp_path / "r" / "recovery.json").read_text())["rows"]
+    colours = ("red", "green", "green", "blue", "red")
+    assert [row["caption"] for row in rows] == [f"a {colour} dog runs on the ? grass" for colour in colours]
+    assert all(row["image"] is None for row in rows)
+    assert "a blue dog runs" in " ".join(out.split())
+
+
+def test_the_report_of_captions_quotes_them(victim: str, pictures: Path, tmp_path: Path, seepage: Run) -> None:
+    audit(seepage, victim, pictures, tmp_path / "o")
+    page = (tmp_path / "o" / "report.html").read_text(encoding="utf-8")
+    assert "a green dog runs on the ? grass" in page
+    assert CAPTIONS["2.png"][0] in page
+    assert "Recovered captions" in page
+    assert "MS-SSIM" not in page

@@ -128,6 +128,27 @@ def test_the_judge_names_what_was_rebuilt(
     assert cell.summary["agreement"].n == 7
 
 
+def test_reading_and_rebuilding_stand_in_one_report(
+    victim: str, pictures: Path, public: Path, tmp_path: Path, seepage: Run
+) -> None:
+    path = Path(victim.removeprefix("module/").rpartition(":")[0])
+    path.write_text(path.read_text() + SEER)
+    judged = ("--judge", victim.replace(":tiny", ":seer"), "--metric", "top1", "--metric", "ssim")
+    attacks = ("--attack", "rmle:steps=60", *(f"--attack=probe:kind={kind},steps=40" for kind in ("linear", "conv")))
+    arguments = ("audit", victim, pictures, "--layer", "relu", *attacks, *judged, "--public", public)
+    code, out, err = seepage(*arguments, "--dry-run")
+    assert code == 0, err
+    assert out.count("probe") >= 2
+    assert seepage(*arguments, "-o", tmp_path / "o")[0] == 0
+    page = (tmp_path / "o" / "report.html").read_text(encoding="utf-8")
+    space = "\N{NARROW NO-BREAK SPACE}"
+    assert f"The label of 100{space}% of the pictures is read from the features at relu" in page
+    assert "rebuilds there the judge gives the label of" in page
+    assert f"of the originals 67{space}%" in page
+    assert "Which label is taken for which" in page
+    assert page.count("true label: <bdi>") == 6
+
+
 SEER = '''
 
 

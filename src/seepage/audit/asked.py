@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from .. import registry
 from ..attacks.parameters import require_sensible
 from ..metrics.label import Agreement, TopLabels
+from ..registry import PluginError
 from ..types import Attack, Captions, Images, Labels, Metric, Recovers, Scores
 from .request import (
     CAPTION_METRICS,
@@ -38,7 +39,11 @@ def attack_of(request: Request, text: str) -> Attack:
     """
     name, _ = registry.parse(text)
     efforts = registry.get("attack", name).efforts
-    attack: Attack = registry.build("attack", text, efforts.get(request.effort, {}))
+    built = registry.build("attack", text, efforts.get(request.effort, {}))
+    if getattr(built, "recovers", None) not in _READ:
+        wanted = ", ".join(map(repr, _READ))
+        raise PluginError(f"attack {name!r} does not say what it recovers: its `recovers` is one of {wanted}")
+    attack: Attack = built
     require_sensible(attack, name)
     return attack
 

@@ -162,11 +162,11 @@ class CellRun:
             pictures.write_png(truth, self.folder / original)
         entry = self.bench.source.entries[index]
         if isinstance(value, Captions):
-            first = _writable(entry.captions[0]) if entry.captions else None
-            return Shown(caption=_writable(value.texts[place])), Shown(image=original, caption=first)
+            first = writable(entry.captions[0]) if entry.captions else None
+            return Shown(caption=writable(value.texts[place])), Shown(image=original, caption=first)
         if isinstance(value, Labels):
-            best = _class_name(int(value.scores[place].argmax()), value.classes or self.bench.source.classes)
-            true = None if entry.label is None else _class_name(entry.label, self.bench.source.classes)
+            best = class_name(int(value.scores[place].argmax()), value.classes or self.bench.source.classes)
+            true = None if entry.label is None else class_name(entry.label, self.bench.source.classes)
             return Shown(label=best), Shown(image=original, label=true)
         recovered = f"{IMAGES}/{self.key[:16]}/{index}.png"
         pictures.write_png(value.images[place].clamp(0, 1), self.folder / recovered)
@@ -193,12 +193,13 @@ def batch_size(image_shape: Shape, device: torch.device) -> int:
     return max(1, min(64, size)) * (_GPU_FACTOR if device.type == "cuda" else 1)
 
 
-def _writable(caption: str) -> str:
-    """A caption as a record holds it: valid text, and no more of it than any score reads."""
+def writable(caption: str) -> str:
+    """Return a caption as a record holds it: valid text, and no more of it than any score reads."""
     return caption[:MOST_CHARACTERS].encode("utf-8", "replace").decode()
 
 
-def _class_name(index: int, classes: Sequence[str] | None) -> str:
+def class_name(index: int, classes: Sequence[str] | None) -> str:
+    """Return a class's name, its number where there are no names."""
     return str(index) if classes is None or index >= len(classes) else classes[index]
 
 

@@ -12,10 +12,10 @@ from .. import data, pictures, registry, seeding, victims, wire
 from ..data.features import open_leak, read_header
 from ..files import replacing, require_writable
 from ..schema import Cost, RecoveredRow, RecoveryRecord
-from ..types import Images, Knowledge, Leak, Recoverer, SplitModel
+from ..types import Captions, Images, Knowledge, Labels, Leak, Recoverer, SplitModel
 from ..victims.cut import cut
 from .assemble import environment
-from .cell import batch_size, counted
+from .cell import batch_size, class_name, counted, writable
 from .request import Request, RequestError
 from .residual import residuals
 from .rows import take_recovery
@@ -118,11 +118,16 @@ def _recover(
     off = residuals(split, leak.features, recovery)
     rows = []
     for row, status in enumerate(recovery.status):
-        image = None
-        kept = take_recovery(recovery, [row])
-        if status.kind != "failed" and isinstance(kept.value, Images):
-            image = f"{start + row:05d}.png"
-            pictures.write_png(kept.value.images[0].clamp(0, 1), folder / image)
+        image = caption = label = None
+        value = take_recovery(recovery, [row]).value
+        if status.kind != "failed":
+            if isinstance(value, Images):
+                image = f"{start + row:05d}.png"
+                pictures.write_png(value.images[0].clamp(0, 1), folder / image)
+            elif isinstance(value, Captions):
+                caption = writable(value.texts[0])
+            elif isinstance(value, Labels):
+                label = class_name(int(value.scores[0].argmax()), value.classes)
         rows.append(
             RecoveredRow(
                 name=leak.ids[row] if leak.ids else str(start + row),
@@ -131,6 +136,8 @@ def _recover(
                 residual=off[row] if status.kind != "failed" else None,
                 passes=int(recovery.passes[row]),
                 image=image,
+                caption=caption,
+                label=label,
             )
         )
     return rows

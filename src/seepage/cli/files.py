@@ -62,7 +62,7 @@ def recover(
     device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "cpu",
     debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
 ) -> int:
-    """Recover what a leak shows, with no truth at hand: pictures and a record of how each was reached."""
+    """Recover what a leak shows, with no truth at hand: pictures, captions or labels, and how each was reached."""
     from ..audit.dump import recover_file
     from ..audit.request import Request
 
@@ -75,10 +75,18 @@ def recover(
     with bar() as shown:
         task = shown.add_task("recovering", total=1.0)
         record = recover_file(request, leak, output, lambda done: shown.update(task, completed=done))
+    said = any(row.caption is not None or row.label is not None for row in record)
     rows = [
-        (row.name, row.status, f"{row.residual:.3g}" if row.residual is not None else "", row.message) for row in record
+        (
+            row.name,
+            row.status,
+            f"{row.residual:.3g}" if row.residual is not None else "",
+            row.message,
+            *([row.caption or row.label or ""] if said else []),
+        )
+        for row in record
     ]
-    table(("row", "status", "residual", "how"), rows, right=("residual",))
+    table(("row", "status", "residual", "how", *(["what"] if said else [])), rows, right=("residual",))
     note(f"{time.perf_counter() - began:.0f} s")
     say(str(output / "recovery.json"))
     return 3 if any(row.status == "failed" for row in record) else 0
