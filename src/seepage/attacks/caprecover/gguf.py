@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import shutil
 import struct
 import tempfile
 from pathlib import Path
@@ -42,14 +41,12 @@ def dequantised(path: Path, sha256: str) -> Path:
     require_writable(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as part:
         _convert(path, Path(part) / folder.name)
-        # Another process may have been quicker; what it made is the same.
-        with contextlib.suppress(FileExistsError):
-            try:
-                (Path(part) / folder.name).rename(folder)
-            except OSError as error:
-                if not (folder / _DONE).is_file():
-                    shutil.rmtree(folder, ignore_errors=True)
-                    raise OutputError(f"cannot write {printable(folder)}: {error.strerror or error}") from error
+        try:
+            (Path(part) / folder.name).rename(folder)
+        except OSError as error:
+            # Another process may have been quicker; what it made is the same.
+            if not (folder / _DONE).is_file():
+                raise OutputError(f"cannot write {printable(folder)}: {error.strerror or error}") from error
     return folder
 
 
