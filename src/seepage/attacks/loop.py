@@ -101,7 +101,10 @@ class Loop:
         said = self._header(module, header, accelerator.num_processes)
         shelf = None if folder is None else Shelf(folder, said)
         run = _Run(self, module, loss, accelerator, shelf, progress or (lambda done, what: None))
-        with seeded(said, accelerator), shelf.opened() if shelf and accelerator.is_main_process else nullcontext():
+        with (
+            seeded(said, accelerator.process_index, run.device),
+            shelf.opened() if shelf and accelerator.is_main_process else nullcontext(),
+        ):
             return run.go()
 
     def _require_sensible(self) -> None:
@@ -136,6 +139,7 @@ class _Run:
         self.weights = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
         self.adam = torch.optim.AdamW(self.weights.values(), lr=loop.lr, weight_decay=loop.decay)
         self.optimiser: AcceleratedOptimizer = accelerator.prepare_optimizer(self.adam)
+        self.device = next(iter(self.weights.values())).device
         self.curve = Curve()
         self.in_a_row = 0
 
@@ -165,7 +169,7 @@ class _Run:
         for group in self.adam.param_groups:
             group["lr"] = loop.rate(step)
         self.optimiser.zero_grad()
-        total = torch.zeros((), device=accelerator.device)
+        total = torch.zeros((), device=self.device)
         for part in range(loop.accumulate):
             number = (step * loop.accumulate + part) * accelerator.num_processes + accelerator.process_index
             with torch.enable_grad(), accelerator.autocast():
@@ -218,7 +222,7 @@ class _Run:
     def _write(self, step: int) -> None:
         if self.shelf is None:
             return
-        random = gathered(self.accelerator, random_state(self.accelerator.device))
+        random = gathered(self.accelerator, random_state(self.device))
         if self.accelerator.is_main_process:
             curve = asdict(self.curve)
             curve.pop("notes")
@@ -266,7 +270,7 @@ class _Run:
         self.in_a_row = found.state["in_a_row"]
         if self.accelerator.scaler is not None and found.state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(found.state["scaler"])
-        set_random_state(found.state["random"][self.accelerator.process_index], self.accelerator.device)
+        set_random_state(found.state["random"][self.accelerator.process_index], self.device)
 
 
 def _buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -72,10 +72,9 @@ def gathered(accelerator: Accelerator, value: Any) -> list[Any]:
 
 
 @contextmanager
-def seeded(header: Mapping[str, Any], accelerator: Accelerator) -> Iterator[None]:
+def seeded(header: Mapping[str, Any], process: int, device: torch.device) -> Iterator[None]:
     """Seed what dropout draws from by the header and the process; leave the caller's random state as it was."""
-    device = accelerator.device
-    text = json.dumps([header, accelerator.process_index], sort_keys=True)
+    text = json.dumps([header, process], sort_keys=True)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1)
         yield

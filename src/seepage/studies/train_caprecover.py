@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import seeding
@@ -28,7 +28,8 @@ from .outcome import Outcome, percent
 from .stages import Stage, Watched
 from .train_labels import require_same_classes
 
-_HELD = 64
+_WATCHED, _SCORED = 32, 256
+"""How many held-out pictures are asked on the way, and at the end."""
 _GENTLER = 0.6
 """The rate of alignment, as a part of that of what follows: as the attack's own training has it."""
 
@@ -160,7 +161,7 @@ class _Training:
         self, loop: Loop, held: Float[Tensor, "m 384"], header: Mapping[str, object], folder: Path, progress: Progress
     ) -> Stage:
         """Bring queries to the vectors of their pictures' captions."""
-        tests = self.select.rows[:_HELD]
+        tests = self.select.rows[:_WATCHED]
         sentences = torch.stack([held[self.select.first(row)] for row in tests])
 
         def loss(number: int) -> Tensor:
@@ -199,7 +200,7 @@ class _Training:
             return torch.stack(parts).sum()
 
         def test() -> dict[str, float]:
-            found = [self.surprises(layer) for layer in self.model.layers]
+            found = [self.surprises(layer, self.select.rows[:_WATCHED]) for layer in self.model.layers]
             return {name: _mean([one[name] for one in found]) for name in found[0]}
 
         more = " and ".join(
@@ -213,15 +214,12 @@ class _Training:
         return watched.run(self.model, loss, test, {**header, "stage": "speak"}, progress)
 
     @torch.no_grad()
-    def surprises(self, layer: str) -> dict[str, float]:
+    def surprises(self, layer: str, rows: tuple[int, ...]) -> dict[str, float]:
         """Return the nats a token (a label, without captions) of held-out pictures, and of the null controls."""
-        rows = self.select.rows[:_HELD]
-        nothing = self.model.nothing(layer, len(rows))
-        own, other = self._held(layer, rows), self._held(layer, self.select.deranged(rows))
         return {
-            "held-out": self._mean_surprise(layer, own, rows),
-            "shuffled": self._mean_surprise(layer, other, rows),
-            "no features": self._mean_surprise(layer, nothing, rows),
+            "held-out": self._mean_surprise(layer, rows, rows),
+            "shuffled": self._mean_surprise(layer, self.select.deranged(rows), rows),
+            "no features": self._mean_surprise(layer, None, rows),
         }
 
     @torch.no_grad()
@@ -229,17 +227,17 @@ class _Training:
         """Return a table of held-out pictures beside null controls, layer by layer, and its numbers by name."""
         table: list[tuple[str, ...]] = []
         scores: dict[str, float] = {}
-        rows = self.select.rows[:_HELD]
+        rows = self.select.rows[:_SCORED]
         known = torch.tensor([self.select.label(row) for row in rows])
         has = known >= 0
         count = str(len(rows))
         for layer in self.model.layers:
-            found = self.surprises(layer)
+            found = self.surprises(layer, rows)
             top1: dict[str, str] = {}
             if self.model.labels is not None and has.any():
                 views = {"held-out": rows, "shuffled": self.select.deranged(rows)}
                 for name, shown in views.items():
-                    said = self.model.scores(self.model.queries(layer, self._held(layer, shown))).argmax(1).cpu()
+                    said = torch.cat([self._labels(layer, some) for some in self._batches(shown)])
                     scores[f"{layer}/top1/{name}"] = share = float((said == known)[has].float().mean())
                     top1[name] = percent(share)
             for name, words in _WORDS.items():
@@ -273,23 +271,28 @@ class _Training:
     def _text(self, picked: list[int]) -> Float[Tensor, "b 384"] | None:
         return None if self.vectors is None else self.vectors[picked].to(self._device)
 
-    def _mean_surprise(self, layer: str, features: Tensor, rows: tuple[int, ...]) -> float:
-        total, count = 0.0, 0
+    def _labels(self, layer: str, rows: tuple[int, ...]) -> Int[Tensor, "b"]:
+        return self.model.scores(self.model.queries(layer, self._held(layer, rows))).argmax(1).cpu()
+
+    def _batches(self, rows: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         for start in range(0, len(rows), self.course.batch):
-            some = rows[start : start + self.course.batch]
-            part = features[start : start + self.course.batch]
+            yield rows[start : start + self.course.batch]
+
+    def _mean_surprise(self, layer: str, shown: tuple[int, ...] | None, rows: tuple[int, ...]) -> float:
+        """Return the mean surprise at what is known of `rows`, from the features of `shown`, or from none."""
+        total, count = 0.0, 0
+        for some, seen in zip(self._batches(rows), self._batches(rows if shown is None else shown), strict=True):
+            part = self.model.nothing(layer, len(some)) if shown is None else self._held(layer, seen)
             if self.language is None:
                 labels = torch.tensor([self.select.label(row) for row in some], device=part.device)
                 total += float(self.model.label_loss(layer, part, labels)) * len(some)
                 count += len(some)
-            else:
-                texts = [self.select.texts[self.select.first(row)] for row in some]
-                tokens = self.language.tokens(texts, self.model.config.most_tokens)
-                said = self.language.log_probabilities(
-                    self.model.prompt(self.model.queries(layer, part), self.language), tokens
-                )
-                total -= float(said.sum())
-                count += int(tokens.lengths.sum())
+                continue
+            texts = [self.select.texts[self.select.first(row)] for row in some]
+            tokens = self.language.tokens(texts, self.model.config.most_tokens)
+            prompt = self.model.prompt(self.model.queries(layer, part), self.language)
+            total -= float(self.language.log_probabilities(prompt, tokens).sum())
+            count += int(tokens.lengths.sum())
         return total / max(count, 1)
 
 
