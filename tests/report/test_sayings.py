@@ -10,7 +10,7 @@ from report_cells import ATTACKS, ids, judged, spec, stats, whole
 from said_cells import CAPTIONS, LAYERS, REFERENCES, named, said
 
 from seepage import report
-from seepage.report import confusion, findings, sayings, tables, verdict
+from seepage.report import confusion, findings, gallery, sayings, tables, verdict
 from seepage.schema import Cell, Sample, Shown
 
 
@@ -138,6 +138,19 @@ def test_the_page_shows_true_and_recovered_labels(tmp_path: Path) -> None:
     assert page.count("<b>wrong</b>") == 1
     assert "Which label is taken for which" in page
     assert "What labels decide" in markdown
+
+
+def test_whatever_the_order_of_the_records_pictures_come_first(tmp_path: Path) -> None:
+    pictures = whole(tmp_path, layers=LAYERS[2:], attacks=ATTACKS[:2])
+    cells = [named(tmp_path, names=ids(4)), said(tmp_path), *pictures]
+    found = gallery.gallery(verdict.verdicts(cells), [""], tmp_path)
+    for row in found.rows:
+        assert row.label == "tabby cat"
+        assert row.true in ("cat", "dog", "owl")
+        assert row.caption in REFERENCES
+        ((*group,),) = row.recovered
+        assert [item.attack for item in group if item.best] == ["rmle", "caprecover", "probe"]
+        assert [item.said.kind if item.said else "images" for item in group] == ["images"] * 2 + ["captions", "labels"]
 
 
 def test_redacted_nothing_is_quoted(tmp_path: Path) -> None:

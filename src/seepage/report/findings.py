@@ -16,7 +16,8 @@ from .glossary import measure
 from .verdict import LayerVerdict, Verdict, strongest_control
 
 Kind = Literal["images", "captions", "labels"]
-SAID: tuple[Kind, ...] = ("captions", "labels")
+KINDS: tuple[Kind, ...] = ("images", "captions", "labels")
+SAID = KINDS[1:]
 CIDER_FROM = 50
 """The fewest pictures whose CIDEr-D decides: words are weighed by how rare they are among them."""
 

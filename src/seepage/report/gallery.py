@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from ..schema import Sample, Shown
-from .findings import Kind, findings, kind, leading
+from .findings import KINDS, Kind, findings, kind, leading
 from .glossary import measure
 from .verdict import LayerVerdict, Verdict
 
@@ -157,6 +157,7 @@ class _Known:
         self._samples: dict[tuple[str, str], Sample] = {}
         self._truths: dict[str, Shown] = {}
         self._captions: dict[str, str] = {}
+        self._labels: dict[str, str] = {}
         self._true: dict[str, str] = {}
         self._files: dict[str, list[str]] = {}
         self._leading = frozenset(key for place in places for key in leading(place.verdict))
@@ -177,8 +178,9 @@ class _Known:
         """Keep a reference caption and the true label, whichever cell has them; a judge's label is no true one."""
         if truth.caption:
             self._captions.setdefault(id, truth.caption)
-        if truth.label and recovers == "labels":
-            self._true.setdefault(id, truth.label)
+        if truth.label:
+            known = self._true if recovers == "labels" else self._labels
+            known.setdefault(id, truth.label)
 
     @property
     def key(self) -> str:
@@ -214,7 +216,7 @@ class _Known:
             original = files.embed(truth.image)
         return Row(
             id,
-            "" if truth is None or truth.label == self._true.get(id) else truth.label or "",
+            self._labels.get(id, ""),
             self._captions.get(id, ""),
             self._true.get(id, ""),
             original,
@@ -244,8 +246,10 @@ class _Known:
         return None
 
     def _group(self, place: Place, id: str, files: _Files) -> Iterable[Recovered]:
-        """What each attack got back at one layer, the layer's strongest first."""
-        for cell in sorted(place.layer.cells, key=lambda cell: cell.key not in self._leading):
+        """What each attack got back at one layer: pictures, captions, then labels, the layer's strongest first."""
+        for cell in sorted(
+            place.layer.cells, key=lambda cell: (KINDS.index(kind(cell)), cell.key not in self._leading)
+        ):
             sample = self._samples.get((cell.key, id))
             if sample is None:
                 continue

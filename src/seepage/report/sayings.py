@@ -40,10 +40,11 @@ def headline(finding: Finding) -> str:
         return f"Recovered captions say what the pictures show at {where}{other}."
     if not told:
         return f"No label is read from the features, at {_every(rest, 'any')}, more often than without them."
-    share = measure(finding.key).show(max(found.stats.mean for found in told))
+    shares = sorted(found.stats.mean for found in told)
+    share = measure(finding.key).show(shares[-1])
     where = _every(told, "every") if not rest else _names(told)
     other = f"; at {_names(rest)} no more often than without the features" if rest else ""
-    most = f"up to {share}" if len(told) > 1 else share
+    most = f"up to {share}" if shares[0] < shares[-1] else share
     return f"The label of {most} of the pictures is read from the features at {where}{other}."
 
 
