@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from ..schema import Sample, Shown
+from ..schema import Cell, Sample, Shown
 from .findings import KINDS, Kind, findings, kind, leading
 from .glossary import measure
 from .verdict import LayerVerdict, Verdict
@@ -161,8 +161,9 @@ class _Known:
         self._true: dict[str, str] = {}
         self._files: dict[str, list[str]] = {}
         self._leading = frozenset(key for place in places for key in leading(place.verdict))
+        self._kinds: dict[str, Kind] = {}
         for cell in (cell for place in places for cell in place.layer.cells):
-            recovers = kind(cell)
+            recovers = self._kinds[cell.key] = kind(cell)
             for sample in cell.samples:
                 self._samples[cell.key, sample.id] = sample
                 files = self._files.setdefault(sample.id, [])
@@ -245,15 +246,16 @@ class _Known:
                 return Said(finding.kind, _words(sample.recovered))
         return None
 
+    def _order(self, cell: Cell) -> tuple[int, bool]:
+        return KINDS.index(self._kinds[cell.key]), cell.key not in self._leading
+
     def _group(self, place: Place, id: str, files: _Files) -> Iterable[Recovered]:
         """What each attack got back at one layer: pictures, captions, then labels, the layer's strongest first."""
-        for cell in sorted(
-            place.layer.cells, key=lambda cell: (KINDS.index(kind(cell)), cell.key not in self._leading)
-        ):
+        for cell in sorted(place.layer.cells, key=self._order):
             sample = self._samples.get((cell.key, id))
             if sample is None:
                 continue
-            name, best, recovers = place.verdict.attacker(cell), cell.key in self._leading, kind(cell)
+            name, best, recovers = place.verdict.attacker(cell), cell.key in self._leading, self._kinds[cell.key]
             if sample.status == "failed":
                 yield Recovered(name, best, Embedded(missing=f"failed: {sample.message}"), "")
                 continue
