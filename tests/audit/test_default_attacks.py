@@ -21,7 +21,7 @@ def test_an_attack_that_does_not_say_what_it_recovers_is_refused() -> None:
     for recovers in (None, "sounds"):
         registry.register("attack", "extra")(type("Extra", (), {"efforts": {}, "recovers": recovers}))
         try:
-            with pytest.raises(PluginError, match="'extra' does not say what it recovers.*'captions'"):
+            with pytest.raises(PluginError, match=r"'extra' does not say what it recovers.*'captions'"):
                 _ = Workbench(Request(attacks=("extra",))).recovered
         finally:
             del registry._components["attack"]["extra"]
