@@ -159,7 +159,7 @@ def note(row: Row, cells: list[Cell]) -> None:
     )  # fmt: skip
     lines = [
         f"`python benchmarks/inversion.py`, {machine}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}. "
-        "Seconds with † were taken on one thread beside another single-threaded run.",
+        "Seconds with † were taken on one thread while other runs shared the cores: upper bounds. Passes compare.",
         "",
         f"| {' | '.join(columns)} |",
         "|" + "---|" * len(columns),
