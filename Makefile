@@ -32,7 +32,6 @@ test: lint  ## lint, then the tests
 
 bench: setup  ## the benchmarks whose figures the documents quote
 	$(BIN)/python benchmarks/first_audit.py
-	$(BIN)/python benchmarks/joint_vs_rmle.py
 
 bench-inversion: setup  ## attack x victim x depth, on the research data that SEEPAGE_DATA names
 	$(BIN)/python benchmarks/inversion.py
