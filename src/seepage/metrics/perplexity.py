@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..files import printable
+from ..hubs import first_line, quiet_transformers
 from ..minilm import readable
 from ..registry import register
 from ..types import Captions, NotRunError, Pictures, Recovery, Shape
@@ -56,7 +56,7 @@ class Perplexity:
         try:
             _load(self.model)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            return f"perplexity: {printable(self.model)} holds no causal language model: {_first_line(error)}"
+            return f"perplexity: {printable(self.model)} holds no causal language model: {first_line(error)}"
         return None
 
     def __call__(
@@ -116,7 +116,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
         raise OSError("there is no such folder")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with _quiet():
+    with quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model, about = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
@@ -126,24 +126,3 @@ def _load(folder: Path) -> tuple[Any, Any]:
         # transformers would score with random ones in their place.
         raise ValueError(f"{len(absent)} of its weights are absent or of another shape, the first {absent[0]}")
     return tokenizer, model.eval().requires_grad_(False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the bars and warnings of transformers, and with global random state left alone."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

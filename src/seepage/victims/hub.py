@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import requests
 import torch
 
+from ..hubs import CONNECT_SECONDS, first_line, unreachable
 from .victim import WeightsError
-
-CONNECT_SECONDS = 5.0
 
 
 def hugging_face_file(repo: str, filenames: Sequence[str], instead: str, revision: str | None = None) -> Path:
@@ -45,7 +42,7 @@ def hugging_face_file(repo: str, filenames: Sequence[str], instead: str, revisio
         except EntryNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            raise WeightsError(f"{missing} ({_first_line(error)}); type {instead}") from error
+            raise WeightsError(f"{missing} ({first_line(error)}); type {instead}") from error
     raise WeightsError(f"{missing} ({constants.ENDPOINT} has no such file); type {instead}")
 
 
@@ -68,28 +65,8 @@ def torch_hub_file(url: str, instead: str) -> Path:
         with _stalls_end():
             torch.hub.download_url_to_file(url, str(path), _hash_prefix(path))
     except (OSError, RuntimeError) as error:
-        raise WeightsError(f"{missing} ({url}: {_first_line(error)}); type {instead}") from error
+        raise WeightsError(f"{missing} ({url}: {first_line(error)}); type {instead}") from error
     return path
-
-
-def unreachable(url: str) -> str | None:
-    """Return why the host of a URL does not answer within five seconds, None where it does.
-
-    In a thread, because the time that a name takes to resolve is under nobody's timeout.
-    """
-    answer: list[str | None] = []
-
-    def ask() -> None:
-        try:
-            requests.head(url, timeout=CONNECT_SECONDS)
-            answer.append(None)
-        except requests.RequestException as error:
-            answer.append(f"{url} is not reachable: {type(error).__name__}")
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(CONNECT_SECONDS)
-    return answer[0] if answer else f"{url} does not answer within {CONNECT_SECONDS:g} seconds"
 
 
 @contextlib.contextmanager
@@ -107,7 +84,3 @@ def _hash_prefix(path: Path) -> str | None:
     """Return the first digits of the SHA-256 that PyTorch's file names end in."""
     digits = path.stem.rpartition("-")[2]
     return digits if len(digits) >= 8 and set(digits) <= set("0123456789abcdef") else None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(getattr(error, "reason", error)).partition("\n")[0] or type(error).__name__

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from ..hubs import quiet_transformers
 from ..registry import register, suggest
 from ..types import SeepageError
 from . import processors
@@ -72,7 +72,7 @@ class Transformers:
             import transformers  # noqa: F401
         except ImportError as error:
             raise SeepageError("hf victims need the extra: pip install 'seepage[hf]'") from error
-        with _quiet():
+        with quiet_transformers():
             origin = _origin(request)
             vision = _vision_config(origin.config)
             model_class = _model_class(origin.config, vision, f"hf/{origin.name}")
@@ -101,22 +101,6 @@ def _tensor(module: nn.Module, inputs: Any, output: Any) -> Tensor:
         if isinstance(value, Tensor):
             return value
     raise SeepageError(f"{type(module).__name__} gives neither logits nor features")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' load reports and bars: what matters of them is raised."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _origin(request: Request) -> _Origin:

@@ -13,8 +13,8 @@ import torch
 
 from ...assets import home
 from ...files import OutputError, printable, require_writable
+from ...hubs import quiet_transformers
 from ...types import SeepageError
-from .pretrained import quiet
 
 _DONE = "config.json"
 
@@ -54,7 +54,7 @@ def _convert(path: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        with quiet(), contextlib.redirect_stderr(io.StringIO()):  # one of its bars heeds nothing
+        with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):  # one of its bars heeds nothing
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
             model = AutoModelForCausalLM.from_pretrained(
                 path.parent, gguf_file=path.name, dtype=torch.float32, local_files_only=True

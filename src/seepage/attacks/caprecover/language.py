@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from ... import assets
 from ...files import printable
+from ...hubs import quiet_transformers
 from ...minilm import readable
 from ...pictures import file_sha256
 from ...registry import suggest
 from ...seeding import state_sha256
 from ...types import SeepageError
 from .gguf import dequantised
-from .pretrained import folder_sha256, quiet, read_part, resolve
+from .pretrained import folder_sha256, read_part, resolve
 from .tokenizer import Bytes, Subwords, Tokenizer
 
 DEFAULT = "smollm2"
@@ -165,7 +166,7 @@ def _folder(name: str, folder: Path, sha256: str, dtype: torch.dtype) -> Languag
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     try:
-        with quiet():
+        with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             if config.model_type == "blip-2":
@@ -230,7 +231,7 @@ def _random(name: str, typed: str, text: str) -> LanguageModel:
     settings = {"vocab_size": tokenizer.size, **settings}
     fixed = {"bos_token_id": tokenizer.end, "eos_token_id": tokenizer.end, "pad_token_id": tokenizer.end}
     try:
-        with torch.random.fork_rng(devices=[]), quiet():
+        with quiet_transformers():
             torch.default_generator.manual_seed(0)
             network = AutoModelForCausalLM.from_config(CONFIG_MAPPING[typed](**{**settings, **fixed}))
     except (TypeError, ValueError, RuntimeError) as error:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ...assets import TIMEOUT
 from ...files import printable
+from ...hubs import first_line, unreachable
 from ...pictures import file_sha256
 from ...types import SeepageError
 
@@ -105,23 +102,6 @@ def folder_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the bars and warnings of transformers, and with global random state left alone."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def _places(folder: Path) -> dict[str, str]:
     """Return the file that holds each tensor, by its name."""
     if (folder / _INDEX).is_file():
@@ -149,18 +129,19 @@ def _from_hub(name: str, hint: str) -> Path:
     except LocalEntryNotFoundError:
         pass
     except ValueError as error:
-        raise PretrainedError(f"{name} is no hub id: {_first_line(error)}{hint}") from error
+        raise PretrainedError(f"{name} is no hub id: {first_line(error)}{hint}") from error
     missing = f"{name} is not in {constants.HF_HUB_CACHE} and cannot be fetched"
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE") == "1":
         raise PretrainedError(f"{missing} (HF_HUB_OFFLINE is set){hint}")
-    if not _answers(constants.ENDPOINT):
-        raise PretrainedError(f"{missing} ({constants.ENDPOINT} does not answer within {TIMEOUT:g} s){hint}")
+    fault = unreachable(constants.ENDPOINT)
+    if fault is not None:
+        raise PretrainedError(f"{missing} ({fault}){hint}")
     try:
         found = Path(huggingface_hub.snapshot_download(name, allow_patterns=_KEPT))
         # Older repositories have pickles alone; transformers reads them as tensors and nothing else.
         return found if _whole(found) else Path(huggingface_hub.snapshot_download(name, allow_patterns=_ALL))
     except (HfHubHTTPError, OSError, ValueError) as error:
-        raise PretrainedError(f"{missing} ({_first_line(error)}){hint}") from error
+        raise PretrainedError(f"{missing} ({first_line(error)}){hint}") from error
 
 
 def _whole(folder: Path) -> bool:
@@ -170,26 +151,3 @@ def _whole(folder: Path) -> bool:
             shards = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()
             return all((folder / shard).is_file() for shard in set(shards))
     return (folder / _WEIGHTS).is_file() or (folder / _PICKLED).is_file()
-
-
-def _answers(url: str) -> bool:
-    """Ask in a thread, because the time that a name takes to resolve is under nobody's timeout."""
-    import requests
-
-    answer: list[bool] = []
-
-    def ask() -> None:
-        try:
-            requests.head(url, timeout=TIMEOUT)
-            answer.append(True)
-        except requests.RequestException:
-            answer.append(False)
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(TIMEOUT)
-    return bool(answer) and answer[0]
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
