@@ -368,6 +368,14 @@ class Secret:
     tensors: dict[str, Tensor] = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Noise:
+    """Independent noise of mean zero on every entry of a leak: its law, and its standard deviation in feature units."""
+
+    kind: Literal["gaussian", "laplace", "uniform"]
+    scale: float
+
+
 @runtime_checkable
 class Law(Protocol):
     """What an aware attacker may know of a defense; never its secret."""
