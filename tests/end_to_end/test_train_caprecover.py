@@ -16,6 +16,9 @@ pytest.importorskip("transformers")
 
 from seepage.attacks.caprecover import adapter
 from seepage.attacks.caprecover.attack import CapRecover
+from seepage.audit.plan import jobs
+from seepage.audit.request import Request
+from seepage.audit.workbench import Workbench
 from seepage.data import open_source
 from seepage.studies.train import TrainRequest, train
 from seepage.types import Captions, Knowledge, Labels, SeepageError
@@ -224,3 +227,20 @@ def test_queries_are_aligned_to_sentences_that_are_computed_once(victim: str, tm
     vectors.write_bytes(vectors.read_bytes()[:100])
     assert train(request).path.read_bytes() == before
     assert vectors.stat().st_mtime_ns != stamp
+
+
+def test_pictures_that_an_adapter_learned_from_are_refused(seepage: Run, victim: str, tmp_path: Path) -> None:
+    """By the hash of their files; and without --layer the adapter is used where it was trained."""
+    request = request_of(victim, tmp_path, steps=2)
+    path = train(request).path
+    attack = f"caprecover:adapter={path},most=4"
+    code, out, error = seepage("audit", victim, tmp_path / "held", "--attack", attack, "-o", tmp_path / "seen")
+    assert code == 2
+    assert out == ""
+    assert "has learned from 9 of the 9 pictures under audit, the first 00.png" in error
+    test = pictures(tmp_path / "test", 2, 2)
+    code, _, error = seepage("audit", victim, test, "--attack", attack, "--dry-run")
+    assert code == 0, error
+    grid = jobs(Workbench(Request(victim, str(test), attacks=(attack, "rmle"))))
+    assert [job.spec.layer for job in grid if job.spec.attack.startswith("caprecover")] == ["mix", "wide"]
+    assert len({job.spec.layer for job in grid if job.spec.attack.startswith("rmle")}) > 2

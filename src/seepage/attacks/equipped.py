@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 
@@ -14,5 +15,31 @@ class Equipped(Protocol):
 
         Raises:
             SeepageError: what is named cannot be loaded.
+        """
+        ...
+
+
+@runtime_checkable
+class Learned(Protocol):
+    """An attack that may bring what it learned from pictures of its own."""
+
+    def learned_from(self, hashes: Sequence[str]) -> tuple[str, ...]:
+        """Return those SHA-256 of picture files that it was trained or selected on.
+
+        Raises:
+            SeepageError: what it brings cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """An attack that may bring what works at some cuts alone."""
+
+    def places(self) -> tuple[str, ...] | None:
+        """Return the layers that it was made for, None where any will do.
+
+        Raises:
+            SeepageError: what it brings cannot be read.
         """
         ...

@@ -10,13 +10,14 @@ import torch
 
 from .. import registry
 from ..attacks.chores import Laborious
-from ..attacks.equipped import Equipped
+from ..attacks.equipped import Equipped, Placed
 from ..schema import Spec
 from ..store import cell_key
 from ..types import Attack, SeepageError
 from ..victims.cut import NonFiniteError
 from ..victims.weights import NonFiniteWeightsError
 from .cell import batch_size
+from .public import require_unseen
 from .request import RequestError
 from .workbench import Workbench
 
@@ -60,10 +61,14 @@ def jobs(bench: Workbench) -> tuple[Job, ...]:
         registry.build("defense", text)
         raise RequestError(f"--defense {text}: this version runs undefended cells alone")
     bench.require_use_of_judges()
+    for text in bench.attacks:
+        require_unseen(bench.attack(text), text, bench.source)
     found = []
     for layer in bench.layers:
         for text in bench.attacks:
             attack = bench.attack(text)
+            if not request.layers and not _serves(attack, layer, bench.layers):
+                continue
             spec = Spec(
                 victim=bench.victim.name,
                 weights_sha256=bench.victim.weights_sha256,
@@ -89,6 +94,15 @@ def jobs(bench: Workbench) -> tuple[Job, ...]:
             )
             found.append(Job(cell_key(spec), spec))
     return tuple(found)
+
+
+def _serves(attack: Attack, layer: str, asked: Sequence[str]) -> bool:
+    """Return whether an attack can be run at one of the default cuts; where it can at none, its cells say why."""
+    try:
+        places = attack.places() if isinstance(attack, Placed) else None
+    except SeepageError:
+        return True
+    return places is None or layer in places or not set(places) & set(asked)
 
 
 def _equipment(attack: Attack) -> str | None:

@@ -1,4 +1,4 @@
-"""The attacker's own pictures with their leaks, in two disjoint parts."""
+"""The attacker's own pictures: disjoint from those under audit, and in two disjoint parts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .. import data
+from ..attacks.equipped import Learned
+from ..data.disjoint import OverlapError
 from ..data.source import PictureSource
-from ..types import Examples, Leak, Pair
+from ..types import Attack, Examples, Leak, Pair, SeepageError
 
 _SELECT_SHARE = 5
 _BATCH = 32
@@ -31,6 +33,25 @@ class _Pairs:
         for batch in data.batches(self.source, self.load, _BATCH):
             if batch.pictures is not None:
                 yield self.receive(batch.pictures.images), batch.pictures
+
+
+def require_unseen(attack: Attack, text: str, source: PictureSource) -> None:
+    """Refuse to audit with pictures that an attack has learned from.
+
+    Raises:
+        OverlapError: it has seen one of them.
+    """
+    try:
+        hashes = [entry.file_sha256 for entry in source.entries]
+        seen = set(attack.learned_from(hashes)) if isinstance(attack, Learned) else set()
+    except SeepageError:
+        return  # its cells will fail with this reason; the others can be run
+    if seen:
+        first = next(entry.id for entry in source.entries if entry.file_sha256 in seen)
+        raise OverlapError(
+            f"{text.partition(',')[0]} has learned from {len(seen)} of the {len(source)} pictures under audit, the "
+            f"first {first}: audit others, or train without them"
+        )
 
 
 def examples(source: PictureSource, receive: Callable[[Tensor], Leak], load: Callable[..., Tensor]) -> Examples:

@@ -160,6 +160,14 @@ class CapRecover:
         """
         return () if self.adapter is None else adapter.read_header(self.adapter).seen(hashes)
 
+    def places(self) -> tuple[str, ...] | None:
+        """Return the layers that the adapter was trained at.
+
+        Raises:
+            AdapterError: the adapter cannot be read.
+        """
+        return None if self.adapter is None else tuple(adapter.read_header(self.adapter).layers)
+
     def chores(self, knowledge: Knowledge, rows: int) -> Sequence[Chore]:
         """Return the reading of `rows` made-up leaks and, without an adapter, the steps of training on as many.
 

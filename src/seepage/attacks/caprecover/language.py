@@ -67,6 +67,8 @@ class LanguageModel:
     def __init__(self, name: str, sha256: str, network: Any, tokenizer: Tokenizer, end: int) -> None:
         self.name, self.sha256 = name, sha256
         self.network = network.eval().requires_grad_(False)
+        # Logits of some positions alone are those of a slice, which a matrix product takes one row at a time.
+        self.network.get_output_embeddings().register_forward_pre_hook(_whole)
         self.tokenizer, self.end = tokenizer, end
         table: Tensor = self.network.get_input_embeddings().weight
         self.width = table.shape[1]
@@ -120,6 +122,10 @@ class LanguageModel:
         ).logits
         found = -nn.functional.cross_entropy(logits.float().mT, tokens.ids, reduction="none")
         return found if filling else torch.where(tokens.mask, found, 0.0)
+
+
+def _whole(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(each.contiguous() for each in inputs)
 
 
 def load(name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LanguageModel:
