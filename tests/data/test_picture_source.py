@@ -44,6 +44,7 @@ def test_the_default_is_four_photographs_on_disk(monkeypatch):
     sizes = [read_picture(entry.path).size for entry in source.entries]
     assert sizes == [(512, 512), (451, 300), (640, 427), (600, 400)]
     assert source.manifest_sha256() == data.open_source("samples/default").manifest_sha256()
+    assert all(len(set(entry.captions)) == 5 for entry in source.entries)
 
 
 def test_samples_refuse_what_they_lack():
