@@ -24,10 +24,11 @@ def printable(path: str | os.PathLike[str]) -> str:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], mode: int = 0o666) -> Iterator[Path]:
     """Yield a temporary path in the same folder that becomes `path` once the block ends, and is removed if it fails.
 
-    A reader sees the old file or the new one, never half of either; missing folders are made.
+    A reader sees the old file or the new one, never half of either; missing folders are made. `mode` is who may
+    read it, as far as the process's umask lets them.
 
     Raises:
         OutputError: the operating system does not let the file be written.
@@ -39,11 +40,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             if target.is_dir():  # said before the work, not after it
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             target.parent.mkdir(parents=True, exist_ok=True)
-            part.touch(exist_ok=False)
-            mode = part.stat().st_mode
+            part.touch(mode, exist_ok=False)
+            rights = part.stat().st_mode
             yield part
             # A writer may have put a file of its own there, with rights for its owner alone.
-            part.chmod(mode)
+            part.chmod(rights)
             with part.open("rb") as written:
                 os.fsync(written.fileno())
             part.replace(target)

@@ -13,6 +13,8 @@ from .types import Leak, SeepageError
 WireFormat = Literal["fp32", "fp16", "bf16", "int8"]
 FORMATS: tuple[str, ...] = get_args(WireFormat)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
+MASKED = torch.int32
+"""The type of a masked leak: float32's bits, the mask added modulo 2^32."""
 _LEVELS = 127
 _FLOAT = torch.finfo(torch.float32)
 # A little below the largest float's own: multiplied back, a scale rounded up would overflow.
@@ -29,6 +31,10 @@ def encode(leak: Leak, wire: str) -> Leak:
     """
     if wire not in DTYPES:
         raise SeepageError(f"no wire format is called {wire!r}; known: {', '.join(FORMATS)}")
+    if leak.features.dtype == MASKED:
+        if wire != "fp32":
+            raise SeepageError(f"a masked leak is the bits of float32, which {wire} does not carry; --wire fp32 does")
+        return leak
     features = decode(leak).features
     finite = bool(torch.isfinite(features).all())
     if wire != "int8":
@@ -47,7 +53,12 @@ def encode(leak: Leak, wire: str) -> Leak:
 
 
 def decode(leak: Leak) -> Leak:
-    """Return the leak as its reader sees it: float32, the scale multiplied in. The header keeps the format."""
+    """Return the leak as its reader sees it: float32, the scale multiplied in. The header keeps the format.
+
+    Masked bits are read as numbers from -1 to 1, always finite.
+    """
+    if leak.features.dtype == MASKED:
+        return leak.with_features((leak.features.double() / 2**31).float())
     features = leak.features.float()
     if leak.header.scale is not None and leak.features.dtype == torch.int8:
         scale = torch.tensor(leak.header.scale, device=features.device)

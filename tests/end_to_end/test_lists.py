@@ -56,7 +56,17 @@ def test_what_there_is_is_listed(seepage: Run) -> None:
         code, out, err = seepage(command)
         assert code == 0, err
         assert all(name in out for name in expected)
-    assert seepage("defenses") == (0, "no defense is registered\n", "")
+    code, out, _ = seepage("defenses")
+    (line,) = [line for line in out.splitlines() if line.startswith("mask ")]
+    assert code == 0
+    assert "client and provider" in line
+    assert "eavesdropper, storage" in line
+    assert "provider" not in line.partition("eavesdropper")[2].split("  ")[0], "whoever holds the key is not kept out"
+    code, out, _ = seepage("defenses", "--json")
+    listed = {row["name"]: row for row in json.loads(out)}
+    assert {"gaussian", "laplace", "uniform", "noise-shift", "mask", "clip", "quantize", "dropout", "prune", "project",
+            "token-drop", "token-shuffle"} <= listed.keys()  # fmt: skip
+    assert listed["gaussian"]["protects_from"] == ["eavesdropper", "storage", "provider"]
 
 
 def test_every_attack_says_what_it_needs_and_spends(seepage: Run) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -179,8 +179,35 @@ def attacks(as_json: Json = False, debug: Debug = False) -> None:
 
 
 def defenses(as_json: Json = False, debug: Debug = False) -> None:
-    """List the defenses."""
-    _list("defense", as_json)
+    """List the defenses: who holds the secret, whom each helps against, and its parameters."""
+    from .. import registry
+
+    rows = []
+    for name in registry.names("defense"):
+        defense = registry.build("defense", name)
+        rows.append(
+            {
+                "name": name,
+                "holder": defense.holder,
+                "protects_from": list(defense.protects_from),
+                "what": _first_sentence(defense),
+                "parameters": registry.spec("defense", defense).partition(":")[2],
+            }
+        )
+    if as_json:
+        say_json(rows)
+        return
+    shown = [
+        (
+            row["name"],
+            row["holder"],
+            ", ".join(row["protects_from"]),
+            row["what"],
+            row["parameters"].replace(",", ", "),
+        )
+        for row in rows
+    ]
+    table(("name", "held by", "helps against", "what", "parameters"), shown)
 
 
 def metrics(as_json: Json = False, debug: Debug = False) -> None:
@@ -201,7 +228,17 @@ def metrics(as_json: Json = False, debug: Debug = False) -> None:
 
 def datasets(as_json: Json = False, debug: Debug = False) -> None:
     """List the data sets that IMAGES can name."""
-    _list("dataset", as_json)
+    from .. import registry
+
+    rows = [
+        {"name": name, "what": _first_sentence(registry.get("dataset", name))} for name in registry.names("dataset")
+    ]
+    if as_json:
+        say_json(rows)
+    elif rows:
+        table(("name", "what"), [(row["name"], row["what"]) for row in rows])
+    else:
+        say("no dataset is registered")
 
 
 def pull(
@@ -215,18 +252,6 @@ def pull(
 
     for path in fetch(names or list(ASSETS)):
         say(path)
-
-
-def _list(kind: Literal["defense", "dataset"], as_json: bool) -> None:
-    from .. import registry
-
-    rows = [{"name": name, "what": _first_sentence(registry.get(kind, name))} for name in registry.names(kind)]
-    if as_json:
-        say_json(rows)
-    elif rows:
-        table(("name", "what"), [(row["name"], row["what"]) for row in rows])
-    else:
-        say(f"no {kind} is registered")
 
 
 def _first_sentence(component: Any) -> str:

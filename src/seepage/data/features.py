@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..files import printable
 from ..types import Leak, LeakHeader, SeepageError, Shape, SplitModel
-from ..wire import DTYPES
+from ..wire import DTYPES, MASKED
 
 VERSION = 1
 # One key for all: safetensors keeps several in no fixed order, and the same leak is to give the same bytes.
@@ -184,8 +184,8 @@ def require_sound(leak: Leak, where: str, first: int = 0) -> None:
     rows = features.shape[0] if features.ndim else 0
     if features.ndim < 2 or features.numel() == 0:
         raise LeakFileError(f"{where}a leak has at least one row of features, this has shape {_shape(features)}")
-    expected = DTYPES.get(header.wire)
-    if features.dtype != expected:
+    masked = features.dtype == MASKED and header.wire == "fp32" and bool(header.defenses)
+    if features.dtype != DTYPES.get(header.wire) and not masked:
         raise LeakFileError(f"{where}the header says {header.wire!r}, the features are {_dtype(features)}")
     if leak.ids is not None and len(leak.ids) != rows:
         raise LeakFileError(f"{where}{rows} rows of features have {len(leak.ids)} ids")

@@ -17,7 +17,7 @@ from ..types import Leak, LeakHeader
 from .features import FEATURES, KEY, SCALE, LeakFileError, header_json, require_sound
 
 # How safetensors names the types in its header.
-_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int8: "I8"}
+_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int8: "I8", torch.int32: "I32"}
 
 
 def write_leak(leak: Leak, path: str | Path) -> None:

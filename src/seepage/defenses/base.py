@@ -1,0 +1,174 @@
+"""What defenses share: their header line, what they learn, what they add to the bytes, secrets that are used once."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from .. import registry
+from ..types import Defense, Generators, Law, Leak, LeakHeader, Noise, Secret, SeepageError, Shape
+
+EAVESDROPPER, STORAGE, PROVIDER = "eavesdropper", "storage", "provider"
+EVERYONE = (EAVESDROPPER, STORAGE, PROVIDER)
+
+T = TypeVar("T")
+
+
+class DefenseError(SeepageError):
+    """A defense that cannot serve this leak, or whose strength makes no sense."""
+
+
+class SecretError(SeepageError):
+    """A secret that is missing, was used already, or belongs to another leak."""
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What one picture weighs on the wire: so many numbers of so many bits, and bytes beside them."""
+
+    numbers: float
+    bits: float
+    extra: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """The sum, rounded up."""
+        return math.ceil(self.numbers * self.bits / 8) + self.extra
+
+    def keeping(self, share: float) -> Payload:
+        """Return the payload with this share of its numbers."""
+        return dataclasses.replace(self, numbers=self.numbers * share)
+
+    def beside(self, count: int) -> Payload:
+        """Return the payload with so many bytes more."""
+        return dataclasses.replace(self, extra=self.extra + count)
+
+
+@runtime_checkable
+class Weighed(Protocol):
+    """A defense that changes what a row weighs, or whose secret has to reach the next stage."""
+
+    def payload(self, payload: Payload, shape: Shape) -> Payload: ...
+
+
+class BuiltIn(ABC):
+    """Base of the built-in defenses, which are frozen dataclasses.
+
+    `randomised`: two sends of a leak differ. `affine`: a mean goes through it as the leak does. `keeps_secret`:
+    `restore` undoes it with what `protect` kept.
+    """
+
+    holder: ClassVar[str]
+    protects_from: ClassVar[tuple[str, ...]]
+    randomised: ClassVar[bool] = False
+    affine: ClassVar[bool] = False
+    keeps_secret: ClassVar[bool] = False
+
+    def fit(self, leaks: Iterator[Leak]) -> Defense:
+        """Return the defense as it is: there is nothing to learn."""
+        return self
+
+    @abstractmethod
+    def protect(self, leak: Leak, generators: Generators) -> tuple[Leak, Secret | None]:
+        """Return what is sent and what is kept."""
+
+    def restore(self, leak: Leak, secret: Secret | None) -> Leak:
+        """Return the leak as it is: nothing is undone."""
+        return leak
+
+    @abstractmethod
+    def law(self) -> Law:
+        """Return what an aware attacker may know."""
+
+    def payload(self, payload: Payload, shape: Shape) -> Payload:
+        """Return what a row of this shape weighs after the defense: as before."""
+        return payload
+
+    def noise(self) -> Noise | None:
+        """Return the law of the noise that stays on every number; None where the defense is something else."""
+        return None
+
+
+def learned(defense: T, name: str, value: object) -> T:
+    """Return a copy of a frozen defense that has learned the value of one of its fields without a parameter."""
+    found = copy.copy(defense)
+    object.__setattr__(found, name, value)
+    return found
+
+
+def applied(leak: Leak, defense: object, features: Tensor) -> Leak:
+    """Return the leak with other features and one more defense in its header."""
+    header = dataclasses.replace(leak.header, defenses=(*leak.header.defenses, registry.spec("defense", defense)))
+    return dataclasses.replace(leak, features=features, header=header)
+
+
+def undone(leak: Leak, features: Tensor) -> Leak:
+    """Return the leak with other features, the last defense in its header taken back."""
+    header: LeakHeader = dataclasses.replace(leak.header, defenses=leak.header.defenses[:-1])
+    return dataclasses.replace(leak, features=features, header=header)
+
+
+def drawn(leak: Leak, generators: Generators, draw: Callable[[Shape, torch.Generator], Tensor]) -> Tensor:
+    """Return what `draw` gives for each row's shape and generator, on the leak's device."""
+    shape = tuple(leak.features.shape[1:])
+    rows = [draw(shape, generator) for generator in generators]
+    return torch.stack(rows).to(leak.features.device)
+
+
+def by_row(values: Tensor, like: Tensor) -> Tensor:
+    """Return "b" values shaped to meet "b ..."."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def mean_of(sends: list[Leak] | tuple[Leak, ...]) -> Tensor:
+    """Return the mean of what was sent several times."""
+    return torch.stack([send.features for send in sends]).mean(0)
+
+
+def spend(secret: Secret | None, name: str, defense: str) -> Tensor:
+    """Take a tensor out of a secret, which has it no more.
+
+    Raises:
+        SecretError: there is no secret, or it was used.
+    """
+    if secret is None:
+        raise SecretError(f"{defense} is undone with its secret, and there is none")
+    if name not in secret.tensors:
+        raise SecretError(f"the secret of this {defense} was used already, or is another defense's: one leak, one use")
+    return secret.tensors.pop(name)
+
+
+def require_positive(name: str, value: float, *, zero: bool = False) -> None:
+    """Refuse a strength that is negative, NaN or infinite; zero where it is not allowed.
+
+    Raises:
+        ValueError: the name and what was given.
+    """
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise ValueError(f"{name} is a finite number {'of at least' if zero else 'above'} 0, got {value:g}")
+
+
+def require_share(name: str, value: float) -> None:
+    """Refuse what is no share above 0 and at most 1.
+
+    Raises:
+        ValueError: the name and what was given.
+    """
+    if not 0 < value <= 1:
+        raise ValueError(f"{name} is a share above 0 and at most 1, got {value:g}")
+
+
+def channel_axis(shape: Shape) -> int:
+    """Return the axis of a row that runs over channels: the first of a map, the last of tokens and of a map that has
+    its channels last."""
+    if len(shape) == 3:
+        return 2 if shape[0] == shape[1] != shape[2] else 0
+    return len(shape) - 1

@@ -1,0 +1,74 @@
+"""Dropout: each number is sent with some chance, and is else zero."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..registry import register
+from ..types import Generators, Law, Leak, Secret
+from .base import EVERYONE, BuiltIn, applied, drawn, learned
+from .moments import rows_of
+
+
+@register("defense", "dropout")
+@dataclass(frozen=True)
+class Dropout(BuiltIn):
+    """Each number is zero with chance `rate`; the others are divided by 1 - `rate`, so that the mean stays."""
+
+    rate: float = 0.5
+    mean: Tensor | None = field(default=None, init=False, repr=False, compare=False)
+
+    holder: ClassVar[str] = "nobody"
+    protects_from: ClassVar[tuple[str, ...]] = EVERYONE
+    randomised: ClassVar[bool] = True
+    affine: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate < 1:
+            raise ValueError(f"rate is a share of at least 0 and below 1, got {self.rate:g}")
+
+    def fit(self, leaks: Iterator[Leak]) -> Dropout:
+        """Learn the mean leak, by which what was dropped is guessed at."""
+        return learned(self, "mean", rows_of(leaks).mean(0))
+
+    def protect(self, leak: Leak, generators: Generators) -> tuple[Leak, Secret | None]:
+        """Drop; nothing is kept."""
+        kept = drawn(leak, generators, lambda shape, generator: torch.rand(shape, generator=generator) >= self.rate)
+        return applied(leak, self, leak.features * kept / (1 - self.rate)), None
+
+    def law(self) -> Law:
+        """Return the chance."""
+        return DropoutLaw(self)
+
+
+@dataclass(frozen=True)
+class DropoutLaw:
+    """What was not dropped is known up to a factor."""
+
+    defense: Dropout
+
+    def sample(self, clean: Leak, generators: Generators) -> Leak:
+        """Return what might be sent."""
+        return self.defense.protect(clean, generators)[0]
+
+    def expected(self, clean: Leak) -> Leak:
+        """Return the leak itself."""
+        return clean
+
+    def estimate(self, sends: Sequence[Leak]) -> Leak:
+        """Return every number that some send shows, and the mean leak's where none does."""
+        stacked = torch.stack([send.features for send in sends])
+        shown = (stacked != 0).sum(0)
+        value = stacked.sum(0) * (1 - self.defense.rate) / shown.clamp_min(1)
+        mean = self.defense.mean
+        unknown = torch.zeros_like(value) if mean is None else mean.to(value).expand_as(value)
+        return sends[0].with_features(torch.where(shown > 0, value, unknown))
+
+    def log_likelihood(self, sent: Leak, clean: Leak) -> None:
+        """Return nothing: what is sent has no density."""
+        return

@@ -1,0 +1,213 @@
+"""Tokens of a transformer, left out or out of order; those that lie nowhere in the picture stay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+from torch import Tensor
+
+from ..registry import register
+from ..types import Generators, Law, Leak, Secret, Shape
+from .base import EVERYONE, BuiltIn, DefenseError, Payload, applied, drawn, learned, require_share
+from .moments import rows_of
+
+
+@register("defense", "token-drop")
+@dataclass(frozen=True)
+class TokenDrop(BuiltIn):
+    """Of a picture's patch tokens the share `keep` is sent, drawn afresh for every send; the rest is zero.
+
+    Leading tokens beyond the largest square (class, registers) are always sent. The next stage, like an aware attacker,
+    puts the mean tokens of the leaks it is fitted on in the place of those that are missing.
+    """
+
+    keep: float = 0.5
+    mean: Tensor | None = field(default=None, init=False, repr=False, compare=False)
+
+    holder: ClassVar[str] = "nobody"
+    protects_from: ClassVar[tuple[str, ...]] = EVERYONE
+    randomised: ClassVar[bool] = True
+    affine: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_share("keep", self.keep)
+
+    def fit(self, leaks: Iterator[Leak]) -> TokenDrop:
+        """Learn the mean token of every place."""
+        return learned(self, "mean", rows_of(leaks).mean(0))
+
+    def protect(self, leak: Leak, generators: Generators) -> tuple[Leak, Secret | None]:
+        """Drop tokens; nothing is kept.
+
+        Raises:
+            DefenseError: the leak has no tokens.
+        """
+        tokens, lead = _tokens(leak, "token-drop")
+        count = self._count(tokens - lead)
+
+        def kept(shape: Shape, generator: torch.Generator) -> Tensor:
+            chosen = torch.zeros(tokens, 1)
+            chosen[:lead] = 1
+            chosen[lead + torch.randperm(tokens - lead, generator=generator)[:count]] = 1
+            return chosen
+
+        return applied(leak, self, leak.features * drawn(leak, generators, kept)), None
+
+    def restore(self, leak: Leak, secret: Secret | None) -> Leak:
+        """Return the leak with mean tokens in the empty places."""
+        return leak.with_features(self.filled(leak.features))
+
+    def law(self) -> Law:
+        """Return the share."""
+        return DropLaw(self)
+
+    def payload(self, payload: Payload, shape: Shape) -> Payload:
+        """Return the tokens that are sent and a bit a token to say which."""
+        tokens, lead = shape[0], _leading(shape[0])
+        return payload.keeping((lead + self._count(tokens - lead)) / tokens).beside(math.ceil(tokens / 8))
+
+    def chance(self, tokens: int) -> Float[Tensor, "t 1"]:
+        """Return each token's chance to be sent."""
+        lead = _leading(tokens)
+        chance = torch.full((tokens, 1), self._count(tokens - lead) / (tokens - lead))
+        chance[:lead] = 1
+        return chance
+
+    def filled(self, features: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """Return the features with mean tokens where all is zero."""
+        if self.mean is None:
+            return features
+        empty = (features == 0).all(2, keepdim=True)
+        return torch.where(empty, self.mean.to(features), features)
+
+    def _count(self, patches: int) -> int:
+        return max(1, math.ceil(self.keep * patches))
+
+
+@dataclass(frozen=True)
+class DropLaw:
+    """A token that came is as it was."""
+
+    defense: TokenDrop
+
+    def sample(self, clean: Leak, generators: Generators) -> Leak:
+        """Return what might be sent."""
+        return self.defense.protect(clean, generators)[0]
+
+    def expected(self, clean: Leak) -> Leak:
+        """Return the leak, each token times its chance."""
+        tokens, _ = _tokens(clean, "token-drop")
+        return applied(clean, self.defense, clean.features * self.defense.chance(tokens).to(clean.features))
+
+    def estimate(self, sends: Sequence[Leak]) -> Leak:
+        """Return every token that some send shows, mean tokens in the other places."""
+        stacked = torch.stack([send.features for send in sends])
+        shown = (stacked != 0).any(3, keepdim=True)
+        return sends[0].with_features(self.defense.filled(stacked.sum(0) / shown.sum(0).clamp_min(1)))
+
+    def log_likelihood(self, sent: Leak, clean: Leak) -> None:
+        """Return nothing: what is sent has no density."""
+        return
+
+
+@register("defense", "token-shuffle")
+@dataclass(frozen=True)
+class TokenShuffle(BuiltIn):
+    """A picture's patch tokens are sent in an order drawn afresh for every send; nobody restores it.
+
+    Where the suffix does not care for their order, as a transformer's with its answer on a class token, nothing is
+    lost. Tokens know their place, though: an aware attacker puts each where the mean tokens of the leaks it was fitted
+    on fit best (by an assignment problem). Leading tokens beyond the largest square stay where they are.
+    """
+
+    mean: Tensor | None = field(default=None, init=False, repr=False, compare=False)
+
+    holder: ClassVar[str] = "client"
+    protects_from: ClassVar[tuple[str, ...]] = EVERYONE
+    randomised: ClassVar[bool] = True
+    affine: ClassVar[bool] = True
+
+    def fit(self, leaks: Iterator[Leak]) -> TokenShuffle:
+        """Learn the mean token of every place."""
+        return learned(self, "mean", rows_of(leaks).mean(0))
+
+    def protect(self, leak: Leak, generators: Generators) -> tuple[Leak, Secret | None]:
+        """Shuffle; the order is forgotten.
+
+        Raises:
+            DefenseError: the leak has no tokens.
+        """
+        tokens, lead = _tokens(leak, "token-shuffle")
+
+        def order(shape: Shape, generator: torch.Generator) -> Tensor:
+            return torch.cat([torch.arange(lead), lead + torch.randperm(tokens - lead, generator=generator)])
+
+        return applied(leak, self, _ordered(leak.features, drawn(leak, generators, order))), None
+
+    def law(self) -> Law:
+        """Return that every order is as likely as any other."""
+        return ShuffleLaw(self)
+
+
+@dataclass(frozen=True)
+class ShuffleLaw:
+    """Every order is as likely; what tokens say of their place is another matter."""
+
+    defense: TokenShuffle
+
+    def sample(self, clean: Leak, generators: Generators) -> Leak:
+        """Return what might be sent."""
+        return self.defense.protect(clean, generators)[0]
+
+    def expected(self, clean: Leak) -> Leak:
+        """Return the leak with the mean of its patch tokens in all their places."""
+        _, lead = _tokens(clean, "token-shuffle")
+        patches = clean.features[:, lead:]
+        mean = patches.mean(1, keepdim=True).expand_as(patches)
+        return applied(clean, self.defense, torch.cat([clean.features[:, :lead], mean], dim=1))
+
+    def estimate(self, sends: Sequence[Leak]) -> Leak:
+        """Return the mean of the sends, each put in order first; in the first one's order where nothing was learned."""
+        reference = self.defense.mean
+        ordered = [torch.stack([self._sorted(row, reference) for row in send.features]) for send in sends]
+        return sends[0].with_features(torch.stack(ordered).mean(0) if reference is not None else ordered[0])
+
+    def log_likelihood(self, sent: Leak, clean: Leak) -> None:
+        """Return nothing: what is sent has no density."""
+        return
+
+    def _sorted(self, row: Float[Tensor, "t d"], reference: Float[Tensor, "t d"] | None) -> Float[Tensor, "t d"]:
+        if reference is None:
+            return row
+        lead = _leading(len(row))
+        places, given = (part[lead:].double().cpu() for part in (reference, row.detach()))
+        # What all places share says nothing of where a token belongs.
+        distance = torch.cdist(places - places.mean(0), given - given.mean(0)).square()
+        _, chosen = linear_sum_assignment(distance.numpy())
+        return torch.cat([row[:lead], row[lead:][torch.as_tensor(chosen, device=row.device)]])
+
+
+def _ordered(features: Float[Tensor, "b t d"], order: Tensor) -> Float[Tensor, "b t d"]:
+    return features.gather(1, order[:, :, None].expand_as(features))
+
+
+def _tokens(leak: Leak, name: str) -> tuple[int, int]:
+    """Return how many tokens a leak has, and how many of them lie nowhere."""
+    shape = tuple(leak.features.shape[1:])
+    if len(shape) != 2:
+        raise DefenseError(
+            f"{name} needs a leak of tokens (tokens, width), {leak.header.layer} gives {shape}; "
+            "dropout and prune serve every leak"
+        )
+    return shape[0], _leading(shape[0])
+
+
+def _leading(tokens: int) -> int:
+    """Return how many tokens are left beside the largest square: a class token, registers."""
+    return tokens - math.isqrt(tokens) ** 2

@@ -1,0 +1,60 @@
+"""The law of a defense that draws nothing: what is sent is known from the leak, and lifted as well as can be."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ..types import Generators, Law, Leak, Secret
+from .base import EVERYONE, BuiltIn, applied, mean_of
+
+
+class Transform(BuiltIn):
+    """A defense that maps features to features of the same shape, the same for every send."""
+
+    holder: ClassVar[str] = "nobody"
+    protects_from: ClassVar[tuple[str, ...]] = EVERYONE
+
+    @abstractmethod
+    def map(self, features: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Return what is sent for these features; differentiable, through steps as if they were none."""
+
+    def lift(self, features: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Return the best guess at the features behind what was sent: as they are."""
+        return features
+
+    def protect(self, leak: Leak, generators: Generators) -> tuple[Leak, Secret | None]:
+        """Return the mapped leak; nothing is kept."""
+        return applied(leak, self, self.map(leak.features)), None
+
+    def law(self) -> Law:
+        """Return the map, which anyone may know."""
+        return TransformLaw(self)
+
+
+@dataclass(frozen=True)
+class TransformLaw:
+    """The map itself."""
+
+    defense: Transform
+
+    def sample(self, clean: Leak, generators: Generators) -> Leak:
+        """Return what is sent."""
+        return self.defense.protect(clean, generators)[0]
+
+    def expected(self, clean: Leak) -> Leak:
+        """Return what is sent."""
+        return self.defense.protect(clean, ())[0]
+
+    def estimate(self, sends: Sequence[Leak]) -> Leak:
+        """Return the sends, which differ by what came before alone, averaged and lifted."""
+        return sends[0].with_features(self.defense.lift(mean_of(tuple(sends))))
+
+    def log_likelihood(self, sent: Leak, clean: Leak) -> None:
+        """Return nothing: what is sent has no density."""
+        return
