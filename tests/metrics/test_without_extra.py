@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from captions_at_hand import pictured, said
 
 from seepage import registry
-from seepage.types import NotRunError
+from seepage.types import Knowledge, NotRunError
 
 TRUTH, RECOVERY = pictured(["a dog runs"]), said("a dog runs")
 
@@ -33,3 +34,9 @@ def test_what_is_not_names_the_extra(key: str, tmp_path: Path) -> None:
     metric = registry.build("metric", f"{key}:model={tmp_path}" if key == "perplexity" else key)
     with pytest.raises(NotRunError, match=r"^\w+ needs the `caption` extra.*pip install 'seepage\[caption\]'$"):
         metric(TRUTH, RECOVERY)
+
+
+@pytest.mark.parametrize("attack", ["caprecover", "caprecover:read=label"])
+def test_an_attack_that_needs_it_is_not_run(attack: str) -> None:
+    with pytest.raises(NotRunError, match=r"^caprecover needs the `caption` extra.*pip install 'seepage\[caption\]'$"):
+        registry.build("attack", attack).fit(Knowledge((3, 8, 8)), torch.Generator())

@@ -43,3 +43,12 @@ class Placed(Protocol):
             SeepageError: what it brings cannot be read.
         """
         ...
+
+
+@runtime_checkable
+class Supplied(Protocol):
+    """An attack that uses files which are fetched once."""
+
+    def assets(self) -> tuple[str, ...]:
+        """Return their names."""
+        ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from .. import registry
+from ..attacks.caprecover import adapter
 from ..attacks.parameters import require_sensible
 from ..metrics.label import Agreement, TopLabels
 from ..registry import PluginError
@@ -51,11 +52,22 @@ def attack_of(request: Request, text: str) -> Attack:
 def attacks_of(request: Request) -> tuple[str, ...]:
     """Return the attacks to run, each with all its parameters.
 
+    Where none is named, those that every audit runs and, of a victim that an adapter ships for, `caprecover`.
+
     Raises:
         SeepageError: as `attack_of` does.
     """
-    wanted = request.attacks or DEFAULT_ATTACKS
+    wanted = request.attacks or (*DEFAULT_ATTACKS, *_captioners(request))
     return tuple(dict.fromkeys(registry.spec("attack", attack_of(request, text)) for text in wanted))
+
+
+def _captioners(request: Request) -> tuple[str, ...]:
+    """Return `caprecover` with the shipped adapter of the request's victim, where its captions would be scored."""
+    if request.size is not None or not metrics_of(request, "captions"):
+        return ()
+    victim = request.victim
+    own = [name for name, whose in adapter.shipped().items() if victim == whose or whose.startswith(f"{victim}@")]
+    return tuple(f"caprecover:adapter={name}" for name in own)
 
 
 def metrics_of(request: Request, recovers: Recovers) -> dict[str, Metric]:

@@ -67,7 +67,7 @@ def jobs(bench: Workbench) -> tuple[Job, ...]:
     for layer in bench.layers:
         for text in bench.attacks:
             attack = bench.attack(text)
-            if not request.layers and not _serves(attack, layer, bench.layers):
+            if not _serves(attack, layer, bench):
                 continue
             spec = Spec(
                 victim=bench.victim.name,
@@ -96,13 +96,16 @@ def jobs(bench: Workbench) -> tuple[Job, ...]:
     return tuple(found)
 
 
-def _serves(attack: Attack, layer: str, asked: Sequence[str]) -> bool:
-    """Return whether an attack can be run at one of the default cuts; where it can at none, its cells say why."""
+def _serves(attack: Attack, layer: str, bench: Workbench) -> bool:
+    """Return whether to run an attack at a layer: one that cannot be is left out where nobody asked for the pair."""
     try:
         places = attack.places() if isinstance(attack, Placed) else None
     except SeepageError:
+        return True  # its cell will fail with this reason
+    if places is None or layer in places:
         return True
-    return places is None or layer in places or not set(places) & set(asked)
+    asked = bool(bench.request.layers) or not set(places) & set(bench.layers)
+    return bool(bench.request.attacks) and asked
 
 
 def _equipment(attack: Attack) -> str | None:

@@ -13,7 +13,7 @@ import typer
 
 from ..schema import Cell, Stats
 from .console import bar, complain, note, say, table
-from .fetching import fetch_for
+from .fetching import fetch_equipment, fetch_for
 
 if TYPE_CHECKING:
     from ..audit.plan import Forecast, Job
@@ -104,6 +104,7 @@ def audit(
     fetch_for(request.victim, *judges_of(request))
     bench = Workbench(request)
     grid = jobs(bench)
+    fetch_equipment(bench.attack(text) for text in dict.fromkeys(job.spec.attack for job in grid))
     _check(conditions, bench)
     if bench.resized:
         note(bench.resized)

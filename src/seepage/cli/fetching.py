@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from .console import TaskID, bar
+
+if TYPE_CHECKING:
+    from ..types import Attack
 
 
 def fetch_for(*victims: str) -> None:
@@ -16,6 +20,19 @@ def fetch_for(*victims: str) -> None:
     missing = [name for name in wanted if name in ASSETS and not ASSETS[name].path.exists()]
     try:
         fetch(missing)
+    except AssetError:
+        return
+
+
+def fetch_equipment(attacks: Iterable[Attack]) -> None:
+    """Fetch the assets that attacks use, as `fetch_for` does."""
+    from ..assets import ASSETS, TEXT, AssetError
+    from ..attacks.equipped import Supplied
+
+    known = {**ASSETS, **TEXT}
+    wanted = dict.fromkeys(name for attack in attacks if isinstance(attack, Supplied) for name in attack.assets())
+    try:
+        fetch([name for name in wanted if not known[name].path.exists()])
     except AssetError:
         return
 

@@ -6,6 +6,8 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +21,7 @@ from ...files import printable, replacing
 from ...types import LeakHeader, SeepageError, Shape
 from .model import CapRecoverModel, ModelConfig
 
+_SHIPPED = files(__package__) / "adapters"
 _KEY, _FORMAT = "seepage-caprecover", 1
 _HASHES = "{}/hashes"
 _SCALE = "scale/"
@@ -162,6 +165,19 @@ def read(path: Path) -> tuple[CapRecoverModel, Header]:
     return model.eval().requires_grad_(False), header
 
 
+@lru_cache(maxsize=1)
+def shipped() -> Mapping[str, str]:
+    """Return the adapters that come with the package, by the name to give, `zoo/NAME`, and the victim of each."""
+    found = sorted(Path(str(_SHIPPED)).glob("*.safetensors"))
+    return {f"zoo/{path.stem}": read_header(path).victim for path in found}
+
+
+def located(path: Path) -> Path:
+    """Return where an adapter lies: what is no file may be the name of one that comes with the package."""
+    own = Path(str(_SHIPPED)) / f"{path.name}.safetensors"
+    return own if path.parent == Path("zoo") and not path.is_file() and own.is_file() else path
+
+
 def read_header(path: Path) -> Header:
     """Return what an adapter says of itself, without its network.
 
@@ -181,6 +197,7 @@ def sha256(path: Path) -> str:
     Raises:
         AdapterError: there is none.
     """
+    path = located(path)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -191,6 +208,7 @@ def sha256(path: Path) -> str:
 
 
 def _read(path: Path, *, header_alone: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    path = located(path)
     if not path.is_file():
         raise AdapterError(f"no adapter {printable(path)}; seepage train caprecover makes one")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -30,7 +31,7 @@ from . import adapter
 from .adapter import Header
 from .fitting import TRAIN, Course, Lessons, begun, gather, header_of, rehearsal, train
 from .generation import Decode, Decoding
-from .language import DEFAULT, LanguageModel, load
+from .language import DEFAULT, EXTRA, LanguageModel, load
 from .model import CapRecoverModel, ModelConfig
 from .qformer import QFormerConfig
 from .recoverer import CapRecoverer
@@ -116,11 +117,14 @@ class CapRecover:
         """Read the adapter, else train on the attacker's own pictures.
 
         Raises:
-            NotRunError: there is neither, the pictures lack captions or labels, or classes are wanted and unknown.
+            NotRunError: there is neither, the pictures lack captions or labels, classes are wanted and unknown, or the
+                extra `caption` is not installed.
             AdapterError: the adapter cannot be read.
             LanguageError, AssetError, PretrainedError: what is trained with cannot be had.
             TrainingError: nothing could be learned.
         """
+        if self._lacks_extra:
+            raise NotRunError(f"caprecover needs {EXTRA}")
         if self.adapter is not None:
             return self.load(self.adapter, knowledge)
         lessons = gather(self._public(knowledge), self.read, knowledge.classes)
@@ -168,6 +172,12 @@ class CapRecover:
         """
         return None if self.adapter is None else tuple(adapter.read_header(self.adapter).layers)
 
+    def assets(self) -> tuple[str, ...]:
+        """Return the language model, where it is the embedded one, and the sentence encoder that captions go by."""
+        if self.read == "label" or self._lacks_extra:
+            return ()
+        return (*((DEFAULT,) if self.language in ("", DEFAULT) else ()), "minilm", "minilm_tokenizer")
+
     def chores(self, knowledge: Knowledge, rows: int) -> Sequence[Chore]:
         """Return the reading of `rows` made-up leaks and, without an adapter, the steps of training on as many.
 
@@ -214,6 +224,11 @@ class CapRecover:
         qformer = QFormerConfig(self.width, self.layers, self.heads, self.queries).sized()
         classes = len(lessons.classes or ()) if self.read == "label" else 0
         return ModelConfig(qformer, most_tokens=max(self.most, 2), classes=classes)
+
+    @property
+    def _lacks_extra(self) -> bool:
+        wanted = ("transformers",) if self.read == "label" else ("transformers", "gguf")
+        return any(importlib.util.find_spec(package) is None for package in wanted)
 
     def _recoverer(self, model: CapRecoverModel, header: Header, knowledge: Knowledge) -> CapRecoverer:
         how = Decode(
