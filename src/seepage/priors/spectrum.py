@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Brightness, blue against red, green against both; and how much natural pictures vary along each.
-_OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
+OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
+"""Orthogonal axes of colour: brightness, blue against red, green against both."""
+# How much natural pictures vary along each.
 _SPREAD = (1.0, 0.35, 0.2)
 _EDGE = 0.005
 
@@ -56,14 +57,14 @@ def _basis(
     down, across = (torch.arange(size, dtype=torch.float64) / (2 * size) for size in (height, width))
     frequency = (down[:, None].square() + across.square()).sqrt()
     weight = 0.5 / frequency.clamp_min(0.5 / max(height, width))
-    opponent = torch.tensor(_OPPONENT, dtype=torch.float64).T
+    opponent = torch.tensor(OPPONENT, dtype=torch.float64).T
     colours = opponent / opponent.norm(dim=0) * torch.tensor(_SPREAD, dtype=torch.float64)
-    found = (_cosines(height), _cosines(width), weight, colours, torch.linalg.inv(colours))
+    found = (cosines(height), cosines(width), weight, colours, torch.linalg.inv(colours))
     return tuple(part.to(device=device, dtype=dtype) for part in found)  # type: ignore[return-value]
 
 
-def _cosines(size: int) -> Float[Tensor, "n n"]:
-    """The orthonormal DCT-II matrix: a row a frequency."""
+def cosines(size: int) -> Float[Tensor, "n n"]:
+    """Return the orthonormal DCT-II matrix: a row a frequency."""
     place = torch.arange(size, dtype=torch.float64)
     matrix = torch.cos(math.pi / size * (place + 0.5) * place[:, None]) * math.sqrt(2 / size)
     matrix[0] /= math.sqrt(2)
