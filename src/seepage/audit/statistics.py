@@ -74,6 +74,20 @@ def with_recovery(
     return stats.model_copy(update={"recovery": recovery, "recovery_low": low, "recovery_high": high})
 
 
+def paired_difference(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float]:
+    """Return how far the mean rises from `before` to `after`, with the bootstrap interval of that over samples.
+
+    Values are of the same samples in the same order, and drawn together.
+
+    Raises:
+        ValueError: there are none, or not as many of either.
+    """
+    if not before or len(before) != len(after):
+        raise ValueError(f"expected as many values before as after and at least one, got {len(before)}, {len(after)}")
+    difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
+    return float(difference.mean()), *_interval(_resampled_means(difference)[0])
+
+
 def _gap(mean: float, perfect: float) -> float:
     return math.inf if math.isnan(mean) else abs(perfect - mean)
 

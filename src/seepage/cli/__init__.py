@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from . import audit, files, lists, train
+from . import audit, depth, files, lists, train
 from .console import complain
 
 USAGE, FAILED, INTERRUPTED = 2, 3, 130
@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (audit, files, lists, train):
+for module in (audit, depth, files, lists, train):
     module.add_to(app)
 
 

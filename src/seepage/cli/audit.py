@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..schema import Cell, Stats
-from .console import bar, complain, note, say, table
+from .console import complain, note, say, table
 from .fetching import fetch_equipment, fetch_for
+from .progress import AuditBar
 
 if TYPE_CHECKING:
     from ..audit.plan import Forecast, Job
-    from ..audit.run import Event
     from ..audit.workbench import Workbench
 
 _CONDITION = re.compile(r"^\s*(?P<metric>\w+)(?:\.(?P<statistic>\w+))?\s*(?P<sign>[<>])\s*(?P<limit>[-+.\deE]+)\s*$")
@@ -113,7 +113,7 @@ def audit(
         _print_forecast(grid, expected)
         return 0
     folder = output or request.folder()
-    with _Progress({job.key: item.seconds for job, item in zip(grid, expected)}) as progress:
+    with AuditBar({job.key: item.seconds for job, item in zip(grid, expected)}) as progress:
         cells = run_audit(request, folder, listener=progress, bench=bench, debug=debug)
     path = _finish(folder, cells, request.redact)
     for sentence in _lost(cells):
@@ -145,32 +145,6 @@ def report(
         raise StoreError(f"{folder} holds no finished cell yet; the same audit again with -o {folder} finishes some")
     say(str(_finish(folder, cells, redact)))
     return 0
-
-
-class _Progress:
-    """The audit's bar: a cell weighs the seconds it is expected to take."""
-
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        self._bar = bar()
-        self._weights = weights
-        self._done = dict.fromkeys(weights, 0.0)
-
-    def __enter__(self) -> _Progress:
-        self._bar.start()
-        self._task = self._bar.add_task("audit", total=sum(self._weights.values()))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, event: Event) -> None:
-        """Listen to an audit."""
-        self._done[event.job.key] = max(event.fraction, self._done[event.job.key])
-        name = f"{event.job.spec.layer}  {event.job.spec.attack.partition(':')[0]}"
-        done = sum(self._weights[key] * fraction for key, fraction in self._done.items())
-        self._bar.update(self._task, description=name, completed=done)
-        if event.cell is not None and self._bar.disable:
-            note(f"{name}: {event.cell.status} {event.cell.message}")
 
 
 def _print_forecast(grid: Sequence[Job], expected: Sequence[Forecast]) -> None:

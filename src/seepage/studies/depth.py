@@ -1,0 +1,193 @@
+"""Leakage by depth: pictures, captions and labels from the same leaks, and whether the next cut leaks less."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ..attacks.caprecover import adapter
+from ..audit.request import Request
+from ..audit.statistics import paired_difference
+from ..audit.workbench import Workbench
+from ..schema import Cell, Stats
+from ..types import Recovers, SeepageError
+
+_METRICS: Mapping[Recovers, tuple[str, ...]] = {
+    "images": ("psnr",),
+    "captions": ("cider", "cosine", "rouge_l"),
+    "labels": ("top1",),
+}
+"""What each kind of recovery is compared by: the first of these that every cell has."""
+_SHARES = {"psnr": "mse"}
+"""Where recovery, from the strongest null control to the truth, is counted on another metric."""
+
+
+class DepthError(SeepageError):
+    """No depths that could be compared."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One attack at one cut: its mean with the 95 % interval, and its recovery (0 a null control, 1 the truth)."""
+
+    layer: str
+    n: int
+    mean: float
+    low: float
+    high: float
+    recovery: float
+    recovery_low: float
+    recovery_high: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One attack at every cut that it ran at, the earliest first."""
+
+    recovers: Recovers
+    attack: str
+    metric: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """From one cut to the next: how much the metric rises, by a paired bootstrap over the same pictures."""
+
+    attack: str
+    metric: str
+    before: str
+    after: str
+    n: int
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def says(self) -> str:
+        """What may be said of it."""
+        if self.low > 0:
+            return "deeper leaks more"
+        return "deeper leaks less" if self.high < 0 else "no difference shown"
+
+
+def bench_of(asked: Request) -> Workbench:
+    """Return the audit to run: where no attack is named, the strongest on pictures, words and labels that can be run.
+
+    `joint` always; `caprecover` with the adapter that ships for the victim, else trained at each cut on public pictures
+    with captions; `probe` where public pictures and those under audit have labels.
+
+    Raises:
+        DepthError: there are fewer than two cuts.
+        SeepageError: the audit cannot be had as it was asked for.
+    """
+    bench = Workbench(asked)
+    if not asked.attacks:
+        attacks = ["joint"]
+        known = frozenset() if bench.public is None else bench.public.known
+        shipped = [name for name, whose in adapter.shipped().items() if whose == bench.victim.name]
+        if shipped and asked.size is None:
+            attacks.append(f"caprecover:adapter={shipped[0]}")
+        elif "captions" in known:
+            attacks.append("caprecover")
+        if "label" in known & bench.source.known:
+            attacks.append("probe")
+        bench = Workbench(replace(asked, attacks=tuple(attacks)))
+    if len(bench.layers) < 2:
+        raise DepthError(
+            f"{asked.victim} at {', '.join(bench.layers)} has one depth alone: name two cuts at least with --layer, of "
+            f"those that seepage layers {asked.victim} lists"
+        )
+    return bench
+
+
+def leakage(bench: Workbench, cells: Sequence[Cell]) -> dict[str, Any]:
+    """Return what an audit's cells say by depth, as JSON has it."""
+    drawn = curves(cells, bench.layers)
+    return {
+        "name": bench.victim.name,
+        "data": bench.source.name,
+        "n": len(bench.source),
+        "effort": bench.request.effort,
+        "layers": list(bench.layers),
+        "curves": [asdict(curve) for curve in drawn],
+        "steps": [{**asdict(step), "says": step.says} for step in steps(cells, drawn)],
+        "missing": [
+            f"{_name(cell)} at {cell.spec.layer}: {cell.status.replace('_', ' ')}: {cell.message}"
+            for cell in cells
+            if cell.status != "done"
+        ],
+    }
+
+
+def curves(cells: Sequence[Cell], layers: Sequence[str]) -> tuple[Curve, ...]:
+    """Return a curve an attack; cells without a score, or without a control to compare it with, are left out."""
+    found = []
+    for name in dict.fromkeys(_name(cell) for cell in cells if cell.status == "done"):
+        own = [cell for cell in cells if cell.status == "done" and _name(cell) == name]
+        chosen = _metric(own)
+        if chosen is None:
+            continue
+        recovers, metric = chosen
+        own.sort(key=lambda cell: layers.index(cell.spec.layer))
+        points = [
+            point for cell in own if (point := _point(cell.spec.layer, cell.summary[metric], _share(cell, metric)))
+        ]
+        if points:
+            found.append(Curve(recovers, name, metric, tuple(points)))
+    return tuple(found)
+
+
+def steps(cells: Sequence[Cell], drawn: Sequence[Curve]) -> tuple[Step, ...]:
+    """Return every step from one cut of a curve to the next, on the pictures that both have a value of."""
+    found = []
+    for curve in drawn:
+        at = {cell.spec.layer: cell for cell in cells if cell.status == "done" and _name(cell) == curve.attack}
+        for first, second in zip(curve.points, curve.points[1:], strict=False):
+            values = [_values(at[point.layer], curve.metric) for point in (first, second)]
+            both = [key for key in values[0] if key in values[1]]
+            if both:
+                pair = ([one[key] for key in both] for one in values)
+                found.append(
+                    Step(curve.attack, curve.metric, first.layer, second.layer, len(both), *paired_difference(*pair))
+                )
+    return tuple(found)
+
+
+def _name(cell: Cell) -> str:
+    """The attack's name with what tells it from its like: what it reads, or of which kind it is."""
+    name, _, settings = cell.spec.attack.partition(":")
+    said = dict(item.partition("=")[::2] for item in settings.split(","))
+    more = said.get("read", "caption"), said.get("kind", "linear")
+    if name == "caprecover" and more[0] != "caption":
+        return f"{name}, {more[0]}"
+    return f"{name}, {more[1]}" if name == "probe" else name
+
+
+def _metric(cells: Sequence[Cell]) -> tuple[Recovers, str] | None:
+    for recovers, keys in _METRICS.items():
+        for key in keys:
+            if all(key in cell.summary and not math.isnan(cell.summary[key].mean) for cell in cells):
+                return recovers, key
+    return None
+
+
+def _share(cell: Cell, metric: str) -> Stats | None:
+    return cell.summary.get(_SHARES.get(metric, metric))
+
+
+def _point(layer: str, stats: Stats, share: Stats | None) -> Point | None:
+    if share is None or share.recovery is None or share.recovery_low is None or share.recovery_high is None:
+        return None
+    three = share.recovery, share.recovery_low, share.recovery_high
+    return Point(layer, stats.n, stats.mean, stats.ci_low, stats.ci_high, *three)
+
+
+def _values(cell: Cell, metric: str) -> dict[str, float]:
+    return {
+        sample.image_sha256: sample.metrics[metric]
+        for sample in cell.samples
+        if metric in sample.metrics and not math.isnan(sample.metrics[metric])
+    }
