@@ -133,12 +133,40 @@ class Scale(Record):
     higher_means_more_leakage: bool = True
 
 
+class Interval(Record):
+    """A number with its 95 % interval; of width 0 where it is exact."""
+
+    value: float
+    low: float
+    high: float
+
+
 class Bound(Record):
-    """A lower bound on any attacker's mean squared error, or the reason there is none."""
+    """A lower bound on any attacker's mean squared error, or the reason there is none; and what it rests on.
+
+    `mse` is the lower end of `estimate`, van Trees' bound: the mean over pictures of `prior`. `at_pictures` is the same
+    formula at the pictures under audit, and `dfil` what is known there of a pixel; it, `rank`, `energy`, `condition`
+    and `spectrum`, the Jacobian's singular values at the shares `levels` of its directions, are means over `pictures`
+    of them. `exact` says that these are no Lanczos estimates; the condition then is the largest singular value over the
+    smallest, else a lower bound on it.
+    """
 
     mse: float | None = None
     reason: str = ""
+    noise: str = ""
+    prior: str = ""
+    estimate: Interval | None = None
+    at_pictures: Interval | None = None
+    dfil: Interval | None = None
+    pictures: int = 0
+    inputs: int | None = None
+    outputs: int | None = None
+    exact: bool | None = None
+    levels: tuple[float, ...] = ()
     spectrum: tuple[float, ...] = ()
+    rank: Interval | None = None
+    energy: Interval | None = None
+    condition: float | None = None
 
 
 class Check(Record):

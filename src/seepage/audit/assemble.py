@@ -22,6 +22,7 @@ from ..metrics.likelihood import Likelihood, NllGap
 from ..schema import Cell, Check, Cost, Environment, Scale, Spec, Stats
 from ..store import SampleLine
 from ..types import Captions, Metric, Recovery, Scores, SplitModel, Status
+from .bounds import bound
 from .rows import take
 from .scoring import CEILINGS
 from .statistics import describe, with_recovery
@@ -68,6 +69,7 @@ def record(
         ceilings=ceilings,
         utility=utility(bench, split),
         bytes_per_image=_bytes(bench, split),
+        bound=bound(bench, split, spec, [line.index for line in good]),
         checks=(
             *check(samples, summary, pictures=any(line.sample.residual is not None for line in good)),
             *([Check(name="resized", level="info", message=bench.resized)] if bench.resized else []),

@@ -2,10 +2,12 @@
 
 from .estimate import Estimate
 from .fisher import at_picture, dfil, information, unbounded, van_trees
-from .jacobian import LEVELS, Spectrum, jacobian, singular_values, spectrum
+from .jacobian import EXACT_UP_TO, LEVELS, Spectrum, jacobian, singular_values, spectrum
+from .kept import kept
 from .prior import NaturalPrior
 
 __all__ = [
+    "EXACT_UP_TO",
     "LEVELS",
     "Estimate",
     "NaturalPrior",
@@ -14,6 +16,7 @@ __all__ = [
     "dfil",
     "information",
     "jacobian",
+    "kept",
     "singular_values",
     "spectrum",
     "unbounded",

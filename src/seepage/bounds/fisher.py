@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,8 @@ from .prior import NaturalPrior
 # Fisher information of a location under noise of variance 1.
 _INFORMATION = {"gaussian": 1.0, "laplace": 2.0}
 _TOLERANCE = 1e-4
+_MOST_ROWS = 256
+_MOST_PIXELS = 16 * 224 * 224
 
 
 def unbounded(noise: Noise | None) -> str:
@@ -106,8 +109,13 @@ def van_trees(
     signs = prior.signs(probes, generator)
     if like is not None:
         near, fresh, signs = near.to(like), fresh.to(like), signs.to(like)
-    found = _directions(function, near, signs, weight, prior, steps)
-    return _trace(found, signs, at(function, fresh), weight, prior)
+    together = max(1, _together(prior) // draws)
+    parts = []
+    for start in range(0, probes, together):
+        z = signs[start : start + together]
+        found = _directions(function, near[start * draws : (start + together) * draws], z, weight, prior, steps)
+        parts.append(_forms(found.u, z, at(function, fresh[start : start + together]), weight, prior))
+    return _best(parts, signs[0].numel())
 
 
 def at_picture(
@@ -131,9 +139,16 @@ def at_picture(
     """
     weight = information(noise, sends)
     signs = prior.signs(probes, generator).to(picture)
-    pictures = picture.expand(probes, *picture.shape[1:])
-    found = _directions(function, pictures, signs, weight, prior, steps)
-    return _trace(found, signs, found.model, weight, prior)
+    parts = []
+    for z in torch.split(signs, _together(prior)):
+        found = _directions(function, picture.expand(len(z), *picture.shape[1:]), z, weight, prior, steps)
+        parts.append(_forms(found.u, z, found.model, weight, prior))
+    return _best(parts, signs[0].numel())
+
+
+def _together(prior: NaturalPrior) -> int:
+    """How many pictures are linearised together."""
+    return max(1, min(_MOST_ROWS, _MOST_PIXELS // (prior.image_shape[1] * prior.image_shape[2])))
 
 
 @dataclass(frozen=True)
@@ -168,19 +183,23 @@ def _directions(
     return _Directions(torch.stack(ways, 1), model)
 
 
-def _trace(found: _Directions, signs: Tensor, model: Linearised, weight: float, prior: NaturalPrior) -> Estimate:
-    """Return the mean of 2 z.u - u.A u over the probes, a pixel, u the best mixture by the other half of them."""
-    ways, pixels = found.u, signs[0].numel()
+def _forms(
+    ways: Float[Tensor, "b k n"], signs: Tensor, model: Linearised, weight: float, prior: NaturalPrior
+) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k k"]]:
+    """Return z.u and u.A u of each probe's directions, A by this model."""
     seen = torch.stack([model.forward(way).detach() for way in ways.unbind(1)], 1).double()
     smooth = torch.stack([prior.precision(way.reshape_as(signs)).flatten(1) for way in ways.unbind(1)], 1).double()
-    ways = ways.double()
-    gains = torch.einsum("bkn,bn->bk", ways, signs.flatten(1).double())
-    costs = weight * seen @ seen.mT + ways @ smooth.mT
-    costs = (costs + costs.mT) / 2
-    halves = torch.arange(len(signs), device=signs.device) % 2 == 0
+    gains = torch.einsum("bkn,bn->bk", ways.double(), signs.flatten(1).double())
+    costs = weight * seen @ seen.mT + ways.double() @ smooth.mT
+    return gains, (costs + costs.mT) / 2
+
+
+def _best(parts: Sequence[tuple[Tensor, Tensor]], pixels: int) -> Estimate:
+    """Return the mean of 2 z.u - u.A u over the probes, a pixel, u mixed as serves the other half of them best."""
+    gains, costs = (torch.cat(both) for both in zip(*parts, strict=True))
+    halves = torch.arange(len(gains), device=gains.device) % 2 == 0
     values = []
     for half in (halves, ~halves):
-        other = ~half
-        mix = torch.linalg.pinv(costs[other].mean(0), hermitian=True) @ gains[other].mean(0)
+        mix = torch.linalg.pinv(costs[~half].mean(0), hermitian=True) @ gains[~half].mean(0)
         values.append(2 * gains[half] @ mix - torch.einsum("k,bkl,l->b", mix, costs[half], mix))
     return Estimate.of(torch.cat(values)).times(1 / pixels)
