@@ -1,10 +1,10 @@
 """What no attack can do better: the Jacobian's spectrum, Fisher information, and bounds on the mean squared error."""
 
+from ..priors.natural import NaturalPrior
 from .estimate import Estimate
 from .fisher import at_picture, dfil, information, unbounded, van_trees
 from .jacobian import EXACT_UP_TO, LEVELS, Spectrum, jacobian, singular_values, spectrum
 from .kept import kept
-from .prior import NaturalPrior
 
 __all__ = [
     "EXACT_UP_TO",

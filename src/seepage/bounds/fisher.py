@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..priors.natural import NaturalPrior
 from ..solvers.cg import cg
 from ..solvers.linearise import Linearised
 from ..types import Noise
 from .estimate import Estimate
 from .jacobian import Function, at
-from .prior import NaturalPrior
 
 # Fisher information of a location under noise of variance 1.
 _INFORMATION = {"gaussian": 1.0, "laplace": 2.0}

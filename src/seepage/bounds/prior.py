@@ -1,5 +1,0 @@
-"""The prior that bounds are stated for."""
-
-from ..priors.natural import GREY, NaturalPrior
-
-__all__ = ["GREY", "NaturalPrior"]
