@@ -13,6 +13,7 @@ from ..schema import Cell, Stats
 from . import text
 from .findings import kind, leading
 from .glossary import Measure, control_name, measure, ordered
+from .limits import beside_error, beside_rank, error_over_bound, rank_share
 from .verdict import Verdict, highest_ceiling, residual_median, strongest_control, verdicts, work_share
 from .words import setting_name
 
@@ -229,7 +230,11 @@ def _recovery(stats: Stats | None, statistic: str = "") -> Value:
 
 def _figures(cells: Sequence[Cell]) -> tuple[Column, ...]:
     utilities = sorted({key for cell in cells for key in cell.utility})
-    bound = Column("Bound on MSE", _bound, hint="no attacker has less")
+    bounds = [(cell.bound, cell.spec.defenses) for cell in cells if cell.bound is not None]
+    bounded = any(bound.mse is not None for bound, _ in bounds)
+    # Without a defense no bound is expected, and its reason is no news.
+    explained = bounded or any(bound.reason and defenses for bound, defenses in bounds)
+    ranked = any(bound.rank is not None for bound, _ in bounds)
     return (
         Column(
             "Recovery",
@@ -238,7 +243,9 @@ def _figures(cells: Sequence[Cell]) -> tuple[Column, ...]:
         ),
         Column("Residual", _residual, hint="median, relative to the leak"),
         *(_utility_column(key) for key in utilities),
-        *([bound] if any(cell.bound is not None for cell in cells) else []),
+        *([_BOUND] if explained else []),
+        *([_OVER_BOUND] if bounded else []),
+        *([_RANK] if ranked else []),
         Column("Sent", lambda cell: _one(text.size(cell.bytes_per_image), cell.bytes_per_image), hint="a picture"),
         Column("On device", _on_device, hint="share of the multiply-adds before the cut"),
         Column("n", _count, hint="pictures that did not fail, of all"),
@@ -264,6 +271,21 @@ def _bound(cell: Cell) -> tuple[Value, ...]:
     if cell.bound is None:
         return _one(text.NONE, None)
     return (Value(text.significant(cell.bound.mse), _sortable(cell.bound.mse), cell.bound.reason),)
+
+
+def _over_bound(cell: Cell) -> tuple[Value, ...]:
+    over = error_over_bound(cell)
+    return (Value(text.NONE if over is None else f"×{text.significant(over)}", _sortable(over), beside_error(cell)),)
+
+
+def _rank(cell: Cell) -> tuple[Value, ...]:
+    share = rank_share(cell.bound)
+    return (Value(text.share(share), _sortable(share), beside_rank(cell.bound)),)
+
+
+_BOUND = Column("Bound on MSE", _bound, hint="no attacker has less on average over pictures with natural spectra")
+_OVER_BOUND = Column("MSE over bound", _over_bound, hint="how far the attack is from what is possible")
+_RANK = Column("Told of", _rank, hint="share of a picture's directions that move the features: the Jacobian's rank")
 
 
 def _on_device(cell: Cell) -> tuple[Value, ...]:
@@ -342,6 +364,11 @@ def _line(cell: Cell) -> dict[str, str | float | int | None]:
         "passes": None if cost is None else cost.passes,
         "peak_bytes": None if cost is None else cost.peak_bytes,
         "bound_mse": None if cell.bound is None else cell.bound.mse,
+        "mse_over_bound": error_over_bound(cell),
+        "bound_reason": None if cell.bound is None else cell.bound.reason,
+        "dfil": None if cell.bound is None or cell.bound.dfil is None else cell.bound.dfil.value,
+        "rank": None if cell.bound is None or cell.bound.rank is None else cell.bound.rank.value,
+        "condition": None if cell.bound is None else cell.bound.condition,
         "checks": "; ".join(f"{check.level}: {check.name}" for check in cell.checks),
         "unavailable": "; ".join(f"{key}: {reason}" for key, reason in cell.unavailable.items()),
     }

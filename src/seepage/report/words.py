@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ..checks import FEW
 from . import text
 from .glossary import Measure, control_name, measure
+from .limits import below
 from .verdict import LayerVerdict, Verdict, beats_controls
 
 NOTHING = "Nothing was run: there is nothing to report."
@@ -89,6 +90,7 @@ def caveats(verdict: Verdict) -> tuple[str, ...]:
         said.append("Recognisable is a model's word: a person may make out more.")
         said += _close(verdict)
         said += unequal(verdict)
+        said += below([layer.best for layer in verdict.known if layer.best is not None])
     silent = [layer.layer for layer in verdict.layers if layer.state == "unknown"]
     if silent and verdict.known:
         said.append(f"Nothing is known of {text.listing(silent)}: no attack there gave a result to judge.")
