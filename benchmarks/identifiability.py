@@ -3,7 +3,7 @@
     SEEPAGE_DATA=... python benchmarks/identifiability.py [--pictures 3]
 
 CIFAR networks at the ends of their stages and at the pooled vector, on test files. The Jacobian at the true picture is
-formed column by column in float32 and its singular values computed in float64. Only rows that move count: a ReLU that
+formed in float32 and its singular values computed in float64. Only rows that move count: a ReLU that
 is off says nothing to first order. A singular value counts towards the rank above 1e-6 of the largest, the rounding of
 float32. Writes `results/identifiability.md` and `.json`.
 """
@@ -25,48 +25,27 @@ from torch import Tensor
 
 import inversion
 import seepage
+from seepage import bounds
 
 RESULTS = Path(__file__).parent / "results"
 VICTIMS = ("zoo/cifar_preact_resnet20", "zoo/cifar_resnet20")
 LAYERS = ("layer1.2", "layer2.2", "layer3.2", "pool")
-ROUNDING = 1e-6
-COLUMNS = 64
-
-
-def jacobian(split: seepage.SplitModel, image: Tensor) -> Tensor:
-    """Return the prefix's Jacobian at one picture, "outputs inputs"."""
-    flat = image.flatten()
-    columns = []
-    for basis in torch.eye(flat.numel()).split(COLUMNS):
-
-        def push(direction: Tensor) -> Tensor:
-            pushed: Tensor = torch.func.jvp(
-                lambda x: split.prefix(x.view(1, *split.image_shape)).flatten(), (flat,), (direction,)
-            )[1]
-            return pushed
-
-        with torch.no_grad():
-            columns.append(torch.func.vmap(push)(basis))
-    return torch.cat(columns).T
 
 
 def measure(split: seepage.SplitModel, image: Tensor) -> dict[str, float]:
     """Return counts and conditioning at one picture."""
-    found = jacobian(split, image)
-    moving = found[found.abs().amax(1) > 0].double()
-    gram = moving.T @ moving if len(moving) >= moving.shape[1] else moving @ moving.T
-    values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().flip(0)
-    rank = int((values > ROUNDING * values[0]).sum())
-    unknowns = found.shape[1]
-    full = rank == unknowns
+    found = bounds.jacobian(split.prefix, image[None])
+    values = bounds.singular_values(found)
+    rank = int((values > bounds.ROUNDING * values[0]).sum())
+    outputs, unknowns = found.shape
+    energy = values.square().cumsum(0) / values.square().sum()
     return {
         "unknowns": unknowns,
-        "outputs": found.shape[0],
-        "moving": len(moving),
+        "outputs": outputs,
+        "moving": int((found.abs().amax(1) > 0).sum()),
         "rank": rank,
-        "condition": float(values[0] / values[rank - 1]) if full else math.inf,
-        "share of energy": float((values[:rank].square().cumsum(0) / values.square().sum() > 0.99).float().argmax())
-        + 1,
+        "condition": float(values[0] / values[-1]) if rank == unknowns else math.inf,
+        "share of energy": float((energy > 0.99).float().argmax()) + 1,
     }
 
 

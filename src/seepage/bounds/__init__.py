@@ -3,12 +3,13 @@
 from ..priors.natural import NaturalPrior
 from .estimate import Estimate
 from .fisher import at_picture, dfil, information, unbounded, van_trees
-from .jacobian import EXACT_UP_TO, LEVELS, Spectrum, jacobian, singular_values, spectrum
+from .jacobian import EXACT_UP_TO, LEVELS, ROUNDING, Spectrum, jacobian, singular_values, spectrum
 from .kept import kept
 
 __all__ = [
     "EXACT_UP_TO",
     "LEVELS",
+    "ROUNDING",
     "Estimate",
     "NaturalPrior",
     "Spectrum",
