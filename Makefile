@@ -4,7 +4,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup audit test lint bench bench-factors bench-inversion bench-layers bench-peel docs clean
+.PHONY: help setup audit test lint bench bench-captions bench-factors bench-inversion bench-layers bench-paper \
+        bench-peel docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -49,6 +50,12 @@ bench-peel: setup  ## PEEL's block, tables, figures and claims
 	$(BIN)/python benchmarks/peel_tables.py
 	$(BIN)/python benchmarks/peel_figures.py --effort standard
 	$(BIN)/python benchmarks/claims.py
+
+bench-captions: setup  ## what features say in words, on the research data that SEEPAGE_DATA names
+	$(BIN)/python benchmarks/captions.py
+
+bench-paper: setup  ## CapRecover's published cells, with its models and data where they are: DATA=folder
+	$(BIN)/python benchmarks/paper.py --data $(or $(DATA),data)
 
 bench-layers: setup  ## the cut law on every architecture at full size
 	$(BIN)/python benchmarks/layers.py

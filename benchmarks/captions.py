@@ -1,0 +1,248 @@
+"""What features say in words: CapRecover and what it must beat, trained on Flickr8k and measured on its test split.
+
+    SEEPAGE_DATA=... python benchmarks/captions.py [--rows TEXT]... [--list] [--sheet FILE.html]
+
+First trains what a row needs, then audits it with the 1,000 test photographs: a row is a cell of an audit, so that a
+kill loses nothing and the same command goes on; the tables are written after every row. Training saw the train split,
+settings were chosen on the dev split. Decoding is greedy but for the row that says beam. `nearest` answers with a
+caption of the train split. `authors` is the scheme of the published code (one pooled token, padding in the loss, no
+alignment) under the same number of steps. Writes `results/captions.md` and `.json`; `--sheet` also writes a page of
+twenty test photographs, drawn by seed, with what was recovered of each; it shows the photographs, which are not ours to
+pass on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import html
+import json
+import os
+import platform
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seepage import assets, data
+from seepage.audit.request import Request
+from seepage.audit.run import run_audit
+from seepage.schema import Cell, Stats
+from seepage.studies.train import TrainRequest, train
+
+RESULTS = Path(__file__).parent / "results"
+METRICS = (
+    *("bleu1", "bleu4", "rouge_l", "cider", "cosine", "nll", "nll_gap"),
+    *("recall1:gallery=500", "recall5:gallery=500", "recall10:gallery=500"),
+)
+MOBILENET, CUTS = "zoo/mobilenet_v2", ("features.3", "features.13", "features.17")
+SHOWN, SHEET_SEED = 20, 7
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One adapter: `options` are caprecover's own parameters."""
+
+    name: str
+    victim: str
+    layers: tuple[str, ...]
+    options: str = ""
+    steps: int | None = None
+    seed: int = 0
+    authors: bool = False
+    effort: str = "full"
+
+    @property
+    def file(self) -> Path:
+        """Where the adapter lies."""
+        return assets.home() / "training" / "captions" / f"{self.name}.safetensors"
+
+    def request(self, root: Path) -> TrainRequest:
+        """Return the training to run; `make adapter` ships what the first of them writes."""
+        return TrainRequest(
+            f"caprecover:{self.options}".rstrip(":"),
+            self.victim,
+            self.layers,
+            f"flickr8k/train@{root}",
+            self.file,
+            select=f"flickr8k/dev@{root}",
+            effort=self.effort,
+            steps=self.steps,
+            seed=self.seed,
+            storage="fp16",
+            authors=self.authors,
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attack at one cut."""
+
+    label: str
+    training: Training
+    layer: str
+    attack: str = "caprecover"
+    options: str = ""
+    public: bool = False
+
+    @property
+    def name(self) -> str:
+        """What `--rows` calls it."""
+        return f"{self.training.victim.partition('@')[0].partition(':')[0]}/{self.layer}/{self.label}"
+
+
+def rows(root: Path) -> list[Row]:
+    """Return the rows, in the order they are run."""
+    main = Training("mobilenet_v2", MOBILENET, CUTS)
+    found = [Row("caprecover", main, layer) for layer in reversed(CUTS)]
+    found += [Row("nearest", main, layer, "nearest", public=True) for layer in reversed(CUTS)]
+    found.append(Row("caprecover, beam 5", main, CUTS[-1], options="decoding=beam,beams=5"))
+    authors = Training("mobilenet_v2-authors", MOBILENET, CUTS, authors=True)
+    found += [Row("authors' scheme", authors, layer) for layer in reversed(CUTS)]
+    alone = [Training(f"mobilenet_v2-late-{seed}", MOBILENET, CUTS[-1:], steps=1500, seed=seed) for seed in (0, 1, 2)]
+    found += [Row(f"caprecover, late alone, seed {one.seed}", one, CUTS[-1]) for one in alone]
+    vit = f"hf/dinov2:hidden_size=384,num_attention_heads=6@{root / 'weights' / 'dinov2_small_fp16.safetensors'}"
+    middle = Training("dinov2_small", vit, ("encoder.layer.5", "encoder.layer.7"), steps=1500)
+    found += [Row("caprecover", middle, layer) for layer in middle.layers]
+    lite = Training("efficientnet_lite0", "zoo/efficientnet_lite0", ("blocks.6",), steps=1500)
+    return [*found, Row("caprecover", lite, "blocks.6")]
+
+
+def run(row: Row, root: Path, store: Path) -> Cell:
+    """Train what the row needs and run its cell, or read both where they are on disk."""
+    if not row.training.file.exists():
+        print(f"training {row.training.name}", flush=True)
+        train(row.training.request(root), _say)
+    options = ",".join(filter(None, (f"adapter={row.training.file}", row.options)))
+    request = Request(
+        row.training.victim,
+        f"flickr8k/test@{root}",
+        layers=(row.layer,),
+        attacks=(f"{row.attack}:{options}",),
+        metrics=METRICS,
+        public=f"flickr8k/train@{root}" if row.public else None,
+        effort="standard",
+    )
+    (cell,) = run_audit(request, store, listener=lambda event: None)
+    return cell
+
+
+def _say(stage: str, done: float, what: str) -> None:
+    number = what.partition(" of ")[0].rpartition(" ")[2]
+    if number.isdigit() and int(number) % 100 == 0:
+        print(f"{datetime.now(UTC):%H:%M:%S} {stage}: {what}", flush=True)
+
+
+def record(row: Row, cell: Cell) -> Record:
+    """Return what is kept of a row."""
+    kept = cell.model_dump(mode="json", include={"status", "message", "summary", "controls", "ceilings", "cost"})
+    return {
+        "row": row.name,
+        "victim": row.training.victim.partition("@")[0].partition(":")[0],
+        "layer": row.layer,
+        "label": row.label,
+        "n": len(cell.samples),
+        **kept,
+    }
+
+
+def note(fresh: Record, order: Sequence[str]) -> None:
+    """Put a row among the results and write both files anew."""
+    path = RESULTS / "captions.json"
+    known = json.loads(path.read_text())["rows"] if path.exists() else []
+    known = [one for one in known if one["row"] != fresh["row"] and one["row"] in order] + [fresh]
+    known.sort(key=lambda one: order.index(one["row"]))
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    stamp = f"`python benchmarks/captions.py`, {machine}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}."
+    path.write_text(json.dumps({"stamp": stamp, "rows": known}, indent=1) + "\n")
+    columns = ("victim", "layer", "attack", "n", "CIDEr [95 %]", "ROUGE-L", "BLEU-1", "BLEU-4", "cosine", "R@10 of 500",
+               "gap, nats a token", "strongest control's CIDEr", "seconds a picture")  # fmt: skip
+    lines = [stamp, "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    lines += [f"| {' | '.join(line(one))} |" for one in known]
+    human = next((one["ceilings"].get("human") for one in known if one.get("ceilings")), None)
+    if human:
+        said = ", ".join(f"{key} {human[key]['mean']:.3f}" for key in ("cider", "rouge_l", "bleu4") if key in human)
+        lines += ["", f"One person against the others, the ceiling: {said}."]
+    (RESULTS / "captions.md").write_text("\n".join([*lines, ""]))
+
+
+def line(one: Record) -> list[str]:
+    """Return one row of the table."""
+    head = [one["victim"], one["layer"], one["label"]]
+    if one["status"] != "done":
+        return [*head, f"{one['status']}: {one['message']}", *[""] * 9]
+    scores = {key.partition(":")[0]: value for key, value in one["summary"].items()}
+    controls = [value["cider"]["mean"] for value in one["controls"].values() if "cider" in value]
+
+    def show(key: str, digits: int = 3) -> str:
+        return f"{value(scores[key]):.{digits}f}" if key in scores else "–"
+
+    cider = Stats(**scores["cider"])
+    interval = f"{value(scores['cider']):.3f} [{cider.ci_low:.3f}, {cider.ci_high:.3f}]"
+    cost = one["cost"]
+    seconds = (cost["fit_seconds"] + cost["seconds"]) / max(one["n"], 1)
+    return [
+        *head, str(one["n"]), interval, show("rouge_l"), show("bleu1"), show("bleu4"), show("cosine"),
+        show("recall10"), show("nll_gap", 2), f"{max(controls):.3f}" if controls else "–", f"{seconds:.2f}",
+    ]  # fmt: skip
+
+
+def value(stats: Record) -> float:
+    """Return a metric's value over the corpus, where it has one, else the mean."""
+    return float(stats["mean"] if stats.get("corpus") is None else stats["corpus"])
+
+
+def sheet(cells: dict[str, Cell], root: Path, path: Path) -> None:
+    """Write twenty test photographs, drawn by seed, beside what was recovered of each at each cut."""
+    source = data.open_source(f"flickr8k/test@{root}")
+    drawn = sorted(random.Random(SHEET_SEED).sample(range(len(source)), SHOWN))
+    parts = ["<!doctype html><meta charset=utf-8><title>recovered captions</title>",
+             "<style>body{font:16px/1.4 sans-serif;max-width:70em;margin:2em auto}img{width:224px}",
+             "td{vertical-align:top;padding:.5em 1em}</style><table>"]  # fmt: skip
+    for index in drawn:
+        entry = source.entries[index]
+        picture = base64.b64encode(entry.path.read_bytes()).decode()
+        said = []
+        for name, cell in cells.items():
+            found = next((one for one in cell.samples if one.image_sha256 == entry.file_sha256), None)
+            if found is not None and found.recovered is not None:
+                said.append(f"<b>{html.escape(name)}</b> {html.escape(found.recovered.caption or '')}")
+        own = f"<i>{html.escape(entry.captions[0])}</i>"
+        parts.append(f"<tr><td><img src='data:image/jpeg;base64,{picture}'><td>{'<br>'.join([*said, own])}")
+    path.write_text("\n".join(parts))
+
+
+def main(wanted: Sequence[str], listing: bool, page: Path | None) -> None:
+    """Run the rows that are missing and write the tables."""
+    root = Path(os.environ.get("SEEPAGE_DATA", ""))
+    if "SEEPAGE_DATA" not in os.environ:
+        raise SystemExit("captions: set SEEPAGE_DATA to the folder with flickr8k_images.tar and flickr8k_text.tgz")
+    everything = rows(root)
+    chosen = [row for row in everything if not wanted or any(text in row.name for text in wanted)]
+    if listing:
+        print("\n".join(row.name for row in chosen))
+        return
+    store, order = assets.home() / "benchmarks" / "captions", [row.name for row in everything]
+    shown: dict[str, Cell] = {}
+    for row in chosen:
+        cell = run(row, root, store)
+        note(record(row, cell), order)
+        if row.label == "caprecover" and row.training.victim == MOBILENET:
+            shown[row.layer] = cell
+        print(f"{datetime.now(UTC):%H:%M:%S} {row.name}: {cell.status} {cell.message}", flush=True)
+    if page is not None:
+        sheet(shown, root, page)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", action="append", default=[], help="run the rows whose name holds this text")
+    parser.add_argument("--list", action="store_true", help="print the names of the rows")
+    parser.add_argument("--sheet", type=Path, help="write a page of twenty photographs and their captions")
+    given = parser.parse_args()
+    main(given.rows, given.list, given.sheet)

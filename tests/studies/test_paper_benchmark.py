@@ -1,0 +1,69 @@
+"""The published cells of CapRecover: run end to end on tiny data of the real layout, and said what is absent."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("accelerate")
+pytest.importorskip("open_clip")
+
+sys.path[:0] = [str(Path(__file__).parents[1] / "data"), str(Path(__file__).parents[2] / "benchmarks")]
+
+from dataset_trees import coco, coco_captions  # noqa: E402  a helper of other tests
+from tiny_language import save_blip2  # noqa: E402
+
+import paper  # noqa: E402  a script of the benchmarks
+
+
+def test_what_is_absent_is_named_and_nothing_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = paper.main(["rn50-coco-layer4"], paper.Options(tmp_path, random=True), tmp_path / "results")
+    assert [(one.metric, one.published, one.mean) for one in found] == [
+        ("bleu1", 0.62, None),
+        ("cider", 0.68, None),
+        ("cosine", 0.8564, None),
+    ]
+    assert found[0].absent == "absent: Salesforce/blip2-opt-2.7b, coco/train2017, coco/val2017"
+    said = capsys.readouterr().out
+    assert "| bleu1, cider, cosine | 0.62, 0.68, 0.8564 | not run | – | absent: Salesforce/blip2-opt-2.7b" in said
+    assert (tmp_path / "results" / "paper.md").read_text().count("not run") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.assets
+def test_a_cell_runs_end_to_end_on_a_tiny_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The victim's random weights and a tiny BLIP-2 in the hub's cache; everything else is as published."""
+    blip2 = tmp_path / "hub" / "models--Salesforce--blip2-opt-2.7b"
+    save_blip2(blip2 / "snapshots" / "0123456789abcdef0123456789abcdef01234567")
+    (blip2 / "refs").mkdir()
+    (blip2 / "refs" / "main").write_text("0123456789abcdef0123456789abcdef01234567")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    tree = coco(tmp_path / "data" / "coco")
+    random = np.random.default_rng(0)
+    for split, numbers in {"train2017": range(1, 31), "val2017": range(40, 44)}.items():
+        shutil.rmtree(tree / split)
+        (tree / split).mkdir()
+        for number in numbers:
+            Image.fromarray(random.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(
+                tree / split / f"{number:012d}.jpg"
+            )
+        coco_captions(tree, split, numbers)
+    home = tmp_path / "home"
+    home.mkdir()
+    assets_home = Path(paper.assets.home()) / "assets"
+    if assets_home.is_dir():
+        (home / "assets").symlink_to(assets_home)
+    monkeypatch.setenv("SEEPAGE_HOME", str(home))
+    options = paper.Options(tmp_path / "data", steps=2, limit=30, random=True)
+    found = paper.main(["rn50-coco-layer4"], options, tmp_path / "results")
+    assert [one.absent for one in found] == ["", "", ""]
+    assert [one.n for one in found] == [4, 4, 4]
+    assert all(one.mean is not None and one.low is not None for one in found)
+    table = (tmp_path / "results" / "paper.md").read_text()
+    assert table.count("the victim's weights are random: no result") == 3
