@@ -58,6 +58,32 @@ def public(tmp_path: Path) -> Path:
     return pictures(tmp_path / "public", 30)
 
 
+@pytest.mark.parametrize("attack", ["probe", "decoder"])
+def test_what_was_trained_is_audited_where_it_was_trained_and_on_other_pictures(
+    seepage: Run, victim: str, public: Path, tmp_path: Path, attack: str
+) -> None:
+    target = tmp_path / f"{attack}.safetensors"
+    steps = ["--steps", "3"] if attack == "decoder" else []
+    code, _, error = seepage("train", attack, victim, "--layer", "wide", "--public", public, "-o", target, *steps)
+    assert code == 0, error
+    named = f"{attack}:adapter={target}"
+    code, _, error = seepage("audit", victim, public, "--attack", named, "-o", tmp_path / "seen")
+    assert code == 2
+    assert "has learned from 30 of the 30 pictures under audit" in error
+    test = pictures(tmp_path / "test", 6, seed=1)
+    metric = ["--metric", "top1" if attack == "probe" else "psnr"]
+    code, _, error = seepage("audit", victim, test, "--attack", named, *metric, "-o", tmp_path / "out")
+    assert code == 0, error
+    (line,) = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert (record["spec"]["layer"], record["spec"]["auxiliary"]) == ("wide", "public")
+    assert len(record["spec"]["adapter_sha256"]) == 64
+    code, _, error = seepage("audit", victim, test, "--layer", "mix", "--attack", named, *metric, "-o", tmp_path / "no")
+    assert code == 3
+    (line,) = (tmp_path / "no" / "results.jsonl").read_text().splitlines()
+    assert "was trained on" in json.loads(line)["message"]
+
+
 def test_probe_is_trained_and_loads(seepage: Run, victim: str, public: Path, tmp_path: Path) -> None:
     target = tmp_path / "out" / "probe.safetensors"
     code, out, _ = seepage("train", "probe", victim, "--layer", "wide", "--public", public, "-o", target)

@@ -36,13 +36,14 @@ from .inversion import recover_rows
 from .learning import Course, Lesson, Moments, Pairs, Source, drawing, kept_back, public, rows_to_select_on, synthetic
 from .networks import SLOPE, SavedAttackError, drawn, read, write
 from .parameters import within
+from .trained import FromFile, Origin, origin_of, said_of
 
 _THINNEST = 16
 
 
 @register("attack", "decoder")
 @dataclass(frozen=True)
-class Decoder:
+class Decoder(FromFile):
     """Train a convolutional network d on pairs of leak and picture to minimise |d(leak) - x|_1 + |d(leak) - x|^2.
 
     Both terms are means over pixels. Learned inversion: Dosovitskiy & Brox (CVPR 2016), and as a black-box attack on
@@ -55,6 +56,7 @@ class Decoder:
 
     Black-box: it sees leaks of pictures of its own and no prefix, or its own runs of the prefix where it has that
     alone. Recovering takes no pass through the victim, so a row is never checked against its leak and always `stopped`.
+    `adapter=FILE` is what `seepage train decoder` wrote, for one victim and layer.
     """
 
     train: Source = "synthetic"
@@ -63,6 +65,7 @@ class Decoder:
     batch: int = within(8, least=1)
     lr: float = 3e-3
     width: int = within(64, least=1)
+    adapter: Path | None = None
 
     recovers: ClassVar[Recovers] = "images"
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
@@ -78,8 +81,8 @@ class Decoder:
 
     @property
     def auxiliary(self) -> Auxiliary:
-        """Whatever it is trained on."""
-        return self.train
+        """Whatever it is trained on; what `seepage train` wrote has learned from public pictures."""
+        return self.train if self.adapter is None else "public"
 
     @property
     def budget(self) -> int:
@@ -99,7 +102,10 @@ class Decoder:
         Raises:
             NotRunError: the attacker can neither ask nor owns pairs.
             TrainingError: nothing could be learned.
+            SavedAttackError: the file that `adapter` names holds no decoder.
         """
+        if self.adapter is not None:
+            return self.load(self.adapter, knowledge)
         tell = progress or (lambda done, what: None)
         lessons, held = self._lessons(knowledge, generator)
         shape, device = next(((tuple(f.shape[1:]), f.device) for f, _ in lessons), ((1,), torch.device("cpu")))
@@ -122,6 +128,8 @@ class Decoder:
         Raises:
             NotRunError: the attacker can neither ask nor owns pairs.
         """
+        if self.adapter is not None:
+            return ()
         generator = torch.Generator().manual_seed(0)
         if self.train == "public":
             pairs = public(knowledge, "decoder").train
@@ -162,11 +170,12 @@ class Decoder:
             plan = Plan(tuple(said["leak_shape"]), tuple(said["image_shape"]), attack.width)
             network = drawn(lambda: DecoderNetwork(plan), torch.Generator(), torch.device("cpu"))
             network.load_state_dict(tensors)
+            origin = origin_of(said)
         except (KeyError, TypeError, RuntimeError) as error:
             raise SavedAttackError(f"{path} holds no decoder: {str(error).partition(chr(10))[0]}") from error
         if plan.image_shape != knowledge.image_shape:
             raise SavedAttackError(f"{path} decodes to {plan.image_shape}, wanted are {knowledge.image_shape}")
-        return DecoderRecoverer(attack, plan, network)
+        return DecoderRecoverer(attack, plan, network, origin)
 
     def _lessons(self, knowledge: Knowledge, generator: torch.Generator) -> tuple[Pairs | list[Lesson], ...]:
         if self.train == "public":
@@ -211,13 +220,19 @@ class Plan:
 class DecoderRecoverer(Recoverer):
     """A trained decoder."""
 
-    def __init__(self, attack: Decoder, plan: Plan, network: DecoderNetwork) -> None:
-        self.attack = attack
+    def __init__(self, attack: Decoder, plan: Plan, network: DecoderNetwork, origin: Origin | None = None) -> None:
+        self.attack, self.origin = attack, origin
         self.plan = plan
         self.network = network.eval().requires_grad_(False)
 
     def recover(self, leak: Leak, generators: Generators) -> Recovery:
-        """Decode each row; nothing is drawn."""
+        """Decode each row; nothing is drawn.
+
+        Raises:
+            OriginError: it was trained on leaks of something else.
+        """
+        if self.origin is not None:
+            self.origin.require(leak.header)
 
         def search(features: Tensor, rows: object) -> tuple[Tensor, list[Status], Tensor]:
             self.network.to(features.device)
@@ -234,7 +249,8 @@ class DecoderRecoverer(Recoverer):
     def save(self, path: Path) -> None:
         """Write the weights and what they are for."""
         plan = {"leak_shape": self.plan.leak_shape, "image_shape": self.plan.image_shape}
-        write(path, self.network.state_dict(), {"decoder": asdict(self.attack), **plan})
+        attack = {key: value for key, value in asdict(self.attack).items() if key != "adapter"}
+        write(path, self.network.state_dict(), {"decoder": attack, **plan, **said_of(self.origin)})
 
 
 class DecoderNetwork(nn.Module):

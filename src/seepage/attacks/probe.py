@@ -38,6 +38,7 @@ from .networks import SLOPE, SavedAttackError, drawn, read, write
 from .parameters import within
 from .reading import Labelled, Reading, labelled
 from .regression import LogisticRegression, Regression
+from .trained import FromFile, Origin, origin_of, said_of
 
 Part = tuple[Tensor, Tensor]
 """Standardised grids and their labels."""
@@ -50,7 +51,7 @@ _ALL = 1.25  # a fifth of the public pictures are read to select on
 
 @register("attack", "probe")
 @dataclass(frozen=True)
-class Probe:
+class Probe(FromFile):
     """Train a classifier on leaks of labelled pictures that the attacker owns, and read labels from leaks with it.
 
     What any claim of label leakage must beat (Alain & Bengio 2016). A grid of features is averaged over the largest
@@ -64,6 +65,7 @@ class Probe:
 
     Black-box: it sees leaks of pictures of its own. Recovering takes no pass through the victim, and a label cannot be
     checked against its leak, so a row is always `stopped`. Public leaks are read once and held in memory.
+    `adapter=FILE` is what `seepage train probe` wrote, for one victim and layer.
     """
 
     kind: Kind = "linear"
@@ -72,6 +74,7 @@ class Probe:
     lr: float = 1e-3
     width: int = within(64, least=1)
     ridge: float = 0.0
+    adapter: Path | None = None
 
     recovers: ClassVar[Recovers] = "labels"
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
@@ -108,7 +111,10 @@ class Probe:
         Raises:
             NotRunError: the attacker owns no labelled pictures, or all of them are of one class.
             TrainingError: the loss was never finite.
+            SavedAttackError: the file that `adapter` names holds no probe.
         """
+        if self.adapter is not None:
+            return self.load(self.adapter, knowledge)
         tell = progress or (lambda done, what: None)
         examples = _owned(knowledge)
         tell(0.0, "reading leaks")
@@ -137,6 +143,8 @@ class Probe:
         Raises:
             NotRunError: the attacker owns no labelled pictures.
         """
+        if self.adapter is not None:
+            return ()
         pairs = _owned(knowledge).train
         train = self._read(itertools.islice(pairs, 1), knowledge)
         batches = max(operator.length_hint(pairs), 1)
@@ -165,11 +173,13 @@ class Probe:
             plan = Plan(attack.kind, reading, attack.width, len(counts))
             network = drawn(lambda: ProbeNetwork(plan), torch.Generator(), torch.device("cpu"))
             network.load_state_dict(tensors)
+            origin = origin_of(said)
         except (KeyError, TypeError, RuntimeError) as error:
             raise SavedAttackError(f"{path} holds no probe: {str(error).partition(chr(10))[0]}") from error
         if reading.image_shape != knowledge.image_shape:
             raise SavedAttackError(f"{path} is of pictures {reading.image_shape}, wanted are {knowledge.image_shape}")
-        return ProbeRecoverer(attack, plan, network, None if classes is None else tuple(classes), counts)
+        names = None if classes is None else tuple(classes)
+        return ProbeRecoverer(attack, plan, network, names, counts, origin)
 
     def _read(self, pairs: Iterable[Pair], knowledge: Knowledge) -> Labelled:
         found = labelled(pairs, knowledge.image_shape, _MOST[self.kind])
@@ -220,7 +230,9 @@ class ProbeRecoverer(Recoverer):
         network: ProbeNetwork,
         classes: tuple[str, ...] | None,
         counts: Int[Tensor, "k"],
+        origin: Origin | None = None,
     ) -> None:
+        self.origin = origin
         self.attack = attack
         self.plan = plan
         self.network = network.eval().requires_grad_(False)
@@ -228,7 +240,13 @@ class ProbeRecoverer(Recoverer):
         self.counts = counts
 
     def recover(self, leak: Leak, generators: Generators) -> Recovery:
-        """Return the log probabilities of the classes; nothing is drawn."""
+        """Return the log probabilities of the classes; nothing is drawn.
+
+        Raises:
+            OriginError: it was trained on leaks of something else.
+        """
+        if self.origin is not None:
+            self.origin.require(leak.header)
         refused = refusals(leak.features, self.plan.reading.leak_shape)
         self.network.to(leak.features.device)
         scores = torch.zeros(len(leak), self.plan.classes)
@@ -253,7 +271,7 @@ class ProbeRecoverer(Recoverer):
         """Write weights, class frequencies, and what they are for."""
         reading = self.plan.reading
         shapes = {"leak_shape": reading.leak_shape, "image_shape": reading.image_shape}
-        said = {"probe": asdict(self.attack), "classes": self.classes, **shapes}
+        said = {"probe": _plain(self.attack), "classes": self.classes, **shapes, **said_of(self.origin)}
         write(path, {**self.network.state_dict(), "counts": self.counts}, said)
 
     def _unread(self, scores: Tensor) -> Recovery:
@@ -307,6 +325,10 @@ class ProbeNetwork(nn.Module):
         with torch.no_grad():
             self.end.weight.copy_(found.weight)
             self.end.bias.copy_(found.bias)
+
+
+def _plain(attack: Probe) -> dict[str, object]:
+    return {key: value for key, value in asdict(attack).items() if key != "adapter"}
 
 
 def _owned(knowledge: Knowledge) -> Examples:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .. import seeding
+from ..bounds import jacobian, singular_values
 from ..inverses import joined, serving
 from ..priors.dead_leaves import dead_leaves
 from ..solvers import Problem
@@ -25,7 +26,6 @@ EXACT_UP_TO = 1024
 STEPS = 64
 """Lanczos steps on a larger block: products with J, and with its transpose, once a step."""
 _STEPS_LARGEST = 16
-_COLUMNS = 32
 # What is left of a direction once those before it are taken out is noise below this.
 _EXHAUSTED = 1e-5
 
@@ -123,8 +123,8 @@ def spectrum(module: nn.Module, x: Float[Tensor, "1 ..."], *, steps: int = STEPS
     with torch.no_grad():
         loses = module(x.clone()).numel() < x.numel()
     if x.numel() <= EXACT_UP_TO:
-        values = _all_values(module, x)
-        return Spectrum(float(values[-1]), 0.0 if loses else float(values[0]), exact=True)
+        values = singular_values(jacobian(module, x))
+        return Spectrum(float(values[0]), 0.0 if loses else float(values[-1]), exact=True)
     values = _some_values(module, x, _STEPS_LARGEST if loses else steps)
     return Spectrum(float(values[-1]), 0.0 if loses else float(values[0]), exact=False)
 
@@ -158,17 +158,6 @@ def _linearised(module: nn.Module, x: Float[Tensor, "b ..."]) -> Linearised:
     return Linearised(*Problem.of(lambda at, _: module(at.clone()), x, ()))
 
 
-def _all_values(module: nn.Module, x: Float[Tensor, "1 ..."]) -> Float[Tensor, "n"]:
-    """Return all singular values of the Jacobian, in rising order."""
-    count = x.numel()
-    columns = []
-    for start in range(0, count, _COLUMNS):
-        ways = torch.eye(count, dtype=x.dtype, device=x.device)[start : start + _COLUMNS]
-        columns.append(_linearised(module, x.expand(len(ways), *x.shape[1:])).forward(ways).detach())
-    jacobian = torch.cat(columns)
-    return _singular_values(jacobian)
-
-
 def _some_values(module: nn.Module, x: Float[Tensor, "1 ..."], steps: int) -> Float[Tensor, "k"]:
     """Return the singular values, in rising order, of J on the Krylov space of J^T J from a random start."""
     jacobian = _linearised(module, x)
@@ -185,12 +174,4 @@ def _some_values(module: nn.Module, x: Float[Tensor, "1 ..."], steps: int) -> Fl
             break
         basis.append(way / way.norm())
         images.append(jacobian.forward(basis[-1]).detach())
-    return _singular_values(torch.cat(images))
-
-
-def _singular_values(columns: Float[Tensor, "k m"]) -> Float[Tensor, "k"]:
-    """Return the singular values, in rising order, of the matrix whose columns these are; zeros where k > m."""
-    # Squares of float32 numbers lose nothing in float64.
-    columns = columns.double()
-    values: Tensor = torch.linalg.eigvalsh(columns @ columns.T)
-    return values.clamp_min(0).sqrt()
+    return singular_values(torch.cat(images).T).flip(0)

@@ -16,11 +16,12 @@ from .. import registry
 from ..attacks.caprecover import adapter
 from ..attacks.caprecover.language import EXTRA
 from ..attacks.caprecover.presets import preset
-from ..attacks.decoder import Decoder
+from ..attacks.decoder import Decoder, DecoderRecoverer
 from ..attacks.loop import Loop
 from ..attacks.parameters import require_sensible
-from ..attacks.probe import Probe
+from ..attacks.probe import Probe, ProbeRecoverer
 from ..attacks.process import Precision
+from ..attacks.trained import Origin
 from ..data.feature_cache import Stored
 from ..files import replacing, require_writable
 from ..registry import suggest
@@ -143,6 +144,7 @@ def _taught(
     advance: Callable[[str], Progress],
 ) -> Outcome:
     """Train by the attack's own kind, and write what came of it."""
+    recoverer: ProbeRecoverer | DecoderRecoverer
     if isinstance(attack, Probe):
         recoverer, outcome = train_probe(attack, text, have, request.seed, advance("probe"))
     elif isinstance(attack, Decoder):
@@ -166,6 +168,9 @@ def _taught(
             adapter.write(request.output, model, said, request.storage)
         return outcome
     if first_process():
+        ((layer, _),) = have.splits.items()
+        learned = [*have.train.hashes(), *have.select.hashes()]
+        recoverer.origin = Origin.of(have.train.features[layer].header, learned)
         recoverer.save(request.output)
     return outcome
 
@@ -199,9 +204,7 @@ def _attack(request: TrainRequest) -> tuple[Any, str]:
     attack = registry.build("attack", request.attack, defaults)
     require_sensible(attack, name)
     if getattr(attack, "adapter", None) is not None:
-        raise TrainRequestError(
-            "caprecover:adapter names what training writes: leave it out, and name the file with -o"
-        )
+        raise TrainRequestError(f"{name}:adapter names what training writes: leave it out, and name the file with -o")
     if name == "caprecover" and importlib.util.find_spec("transformers") is None:
         raise TrainRequestError(f"training caprecover needs {EXTRA}")
     return attack, registry.spec("attack", attack)

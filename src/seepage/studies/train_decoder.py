@@ -15,7 +15,7 @@ from ..attacks.learning import Moments
 from ..attacks.loop import Loop
 from ..attacks.networks import drawn
 from ..priors.ridge import Layout
-from ..types import Progress, Recoverer
+from ..types import Progress
 from .material import Material, MaterialError, Part
 from .outcome import Outcome
 from .stages import Watched
@@ -25,7 +25,7 @@ _HELD = 64
 
 def train_decoder(
     attack: Decoder, material: Material, loop: Loop, header: Mapping[str, object], folder: Path, progress: Progress
-) -> tuple[Recoverer, Outcome]:
+) -> tuple[DecoderRecoverer, Outcome]:
     """Return a decoder trained at the material's one layer, and its loss on held-out pictures beside its controls.
 
     Pictures and their features are mirrored at random, where mirrored features were kept. The weights are those of the

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .. import seeding
-from ..attacks.probe import Probe
-from ..types import Examples, Knowledge, Labels, Progress, Recoverer, Recovery
+from ..attacks.probe import Probe, ProbeRecoverer
+from ..types import Examples, Knowledge, Labels, Progress, Recovery
 from .material import LEAST, Material, MaterialError, Pairs
 from .outcome import Outcome, percent
 
@@ -18,7 +18,7 @@ _FIVE = 5
 
 def train_probe(
     attack: Probe, text: str, material: Material, seed: int, progress: Progress
-) -> tuple[Recoverer, Outcome]:
+) -> tuple[ProbeRecoverer, Outcome]:
     """Return a probe fitted at the material's one layer, and how it does on held-out pictures beside its controls.
 
     Raises:
@@ -38,6 +38,7 @@ def train_probe(
     knowledge = Knowledge(split.image_shape, public=public, classes=train.source.classes)
     generator = seeding.generator(seed, "fit", split.name, layer, text)
     recoverer = attack.fit(knowledge, generator, progress=progress)
+    assert isinstance(recoverer, ProbeRecoverer)
     leaks = [leak for leak, _ in Pairs(labelled, layer, pixels=False)]
     known = torch.tensor([labelled.source.entries[row].label for row in labelled.rows])
     draws = seeding.generators(seed, "attack", [str(row) for row in labelled.rows])
