@@ -82,7 +82,10 @@ def rows(data: Path) -> list[Row]:
         Row("MobileNetV2", "zoo/mobilenet_v2", layer, ("joint", "rmle"), "photographs")
         for layer in ("features.1", "features.3", "features.6", "features.13", "features.17")
     ]
-    found.append(Row("MobileNetV2", "zoo/mobilenet_v2", "features.1", ("joint",), "photographs", "full"))
+    found += [
+        Row("MobileNetV2", "zoo/mobilenet_v2", layer, ("joint",), "photographs", "full")
+        for layer in ("features.1", "features.6")
+    ]
     pooled = "torchvision/resnet18@random"
     bare = f"module/{Path(__file__).with_name('victims.py')}:resnet18_without_pool@random"
     found += [
@@ -96,10 +99,11 @@ def rows(data: Path) -> list[Row]:
         if size == 64 or layer in ("network.relu", "maxpool", "layer4")
         for attacks in (("joint", "rmle", "peel") if layer in ("maxpool", "layer4") else ("joint", "rmle"),)
     ]
+    found.append(Row("ResNet-18, random, 64 px", pooled, "maxpool", ("joint",), "photographs", "full", size=64))
     found += [
         Row("ViT-B/16, random", "timm/vit_base_patch16_224@random", layer, attacks, "photographs", effort, limit=2)
         for layer in ("blocks.0", "blocks.5")
-        for attacks, effort in ((("peel",), "standard"), (("joint",), "quick"))
+        for attacks, effort in ((("peel", "joint"), "standard"), (("joint",), "quick"))
     ]
     return found
 
