@@ -53,6 +53,7 @@ bench-peel: setup  ## PEEL's block, tables, figures and claims
 
 bench-captions: setup  ## what features say in words, on the research data that SEEPAGE_DATA names
 	$(BIN)/python benchmarks/captions.py
+	$(BIN)/python benchmarks/labels.py
 
 bench-paper: setup  ## CapRecover's published cells, with its models and data where they are: DATA=folder
 	$(BIN)/python benchmarks/paper.py --data $(or $(DATA),data)

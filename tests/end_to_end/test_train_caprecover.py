@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -244,3 +245,16 @@ def test_pictures_that_an_adapter_learned_from_are_refused(seepage: Run, victim:
     grid = jobs(Workbench(Request(victim, str(test), attacks=(attack, "rmle"))))
     assert [job.spec.layer for job in grid if job.spec.attack.startswith("caprecover")] == ["mix", "wide"]
     assert len({job.spec.layer for job in grid if job.spec.attack.startswith("rmle")}) > 2
+
+
+def test_labels_alone_need_no_language_model(victim: str, tmp_path: Path) -> None:
+    """Named classes could be said; whoever wants labels trains a read-out, and no model is loaded."""
+    request = request_of(victim, tmp_path, attack=f"{TINY},read=label", language="/no/such/model")
+    trained = train(request)
+    header = adapter.read_header(trained.path)
+    assert (header.language_sha256, header.aligned, header.caption) == ("", False, "")
+    assert header.scores["mix/top1/held-out"] == 1.0
+    pictures(tmp_path / "bare", 30, 3, labels=False)
+    bare = request_of(victim, tmp_path, "bare", attack=f"{TINY},read=label", select=None)
+    with pytest.raises(SeepageError, match="has a label, which read=label learns"):
+        train(replace(bare, public=str(tmp_path / "bare")))

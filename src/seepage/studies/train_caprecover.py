@@ -92,7 +92,8 @@ def train_caprecover(
     First `align` steps of InfoNCE between pooled queries and the captions' sentence vectors, computed once; then
     `steps` of the captions' cross-entropy under the frozen language model and, where pictures have labels, of a
     read-out's. A step draws one layer, pictures, one caption of each and, where mirrored features were kept, their
-    mirror images. Pictures without captions go by `a photo of NAME`, their class. Nothing is chosen by the held-out
+    mirror images. Pictures without captions go by `a photo of NAME`, their class; with `read=label` only labels are
+    learned, and no language model is asked. Nothing is chosen by the held-out
     loss: the weights are those of the last step.
 
     Raises:
@@ -109,12 +110,18 @@ def train_caprecover(
             "from: name them in its metadata.jsonl (`captions`, `label`)"
         )
     seed, device = int(str(header["seed"])), next(iter(material.splits.values())).device
-    language = load(scheme.language, device, dtype) if train.spoken else None
+    mute = scheme.attack.read == "label"
+    if mute and not train.classes:
+        raise MaterialError(
+            f"none of the pictures of {material.train.source.name} has a label, which read=label learns"
+        )
+    language = load(scheme.language, device, dtype) if train.spoken and not mute else None
     model = _network(scheme, material, train, language, seed).to(device)
     whole = {**header, "language_sha256": "" if language is None else language.sha256, **model.said()}
     course = scheme.course(len(train.rows), steps)
+    course = course if language is not None else replace(course, align=0)
     vectors = None
-    if train.spoken and course.align:
+    if course.align:
         vectors, held = (
             sentence_vectors(part, folder / f"{name}.safetensors", advance("sentences"))
             for part, name in ((train, "train"), (select, "select"))
@@ -328,8 +335,8 @@ def _header(
         model.layers,
         model.config,
         "" if language is None else language.sha256,
-        aligned=bool(train.spoken and course.align),
-        caption=best_caption(train.captions) if train.spoken else "",
+        aligned=course.align > 0,
+        caption="" if language is None else best_caption(train.captions),
         label=commonest([label if label >= 0 else None for label in map(train.label, train.rows)]),
         classes=material.train.source.classes,
         seed=seed,

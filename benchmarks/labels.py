@@ -1,0 +1,160 @@
+"""Labels from features: CapRecover's read-out beside the probes that it must beat, on CIFAR-10.
+
+    SEEPAGE_DATA=... python benchmarks/labels.py [--rows TEXT]... [--list]
+
+Attacks are trained on the train folder of `cifar10_jpeg.zip` (20,000 lossy JPEGs, one in five held out to select on)
+and audited with 2,000 pictures of its test folder, as many of each class; the two share no file, which is checked by
+hash. A row is a cell of an audit: a kill loses nothing, the same command goes on, and the tables are written after
+every row. The victim's own accuracy on these files is no ceiling, as an attacker adapts. Writes
+`results/labels.md` and `.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seepage import assets
+from seepage.audit.request import Request
+from seepage.audit.run import run_audit
+from seepage.schema import Cell
+from seepage.studies.train import TrainRequest, train
+
+RESULTS = Path(__file__).parent / "results"
+TESTED, LEARNED = 2000, 20000
+PROBES = ("probe:kind=linear", "probe:kind=mlp", "probe:kind=conv")
+READOUT = "caprecover:read=label"
+COLUMNS = ("victim", "layer", "attack", "n", "top-1 [95 %]", "commonest class", "shuffled", "fitting, s")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attack at one cut of one victim."""
+
+    group: str
+    victim: str
+    layer: str
+    attack: str
+    options: str = ""
+
+    @property
+    def name(self) -> str:
+        """What `--rows` calls it."""
+        return f"{self.group}/{self.layer}/{self.attack}"
+
+    @property
+    def file(self) -> Path:
+        """Where what was trained lies."""
+        plain = self.name.replace("/", "-").replace(":", "-").replace("=", "-").replace(" ", "-")
+        return assets.home() / "training" / "labels" / f"{plain}.safetensors"
+
+
+def rows(root: Path) -> list[Row]:
+    """Return the rows, in the order they are run."""
+    vit = f"hf/dinov2:hidden_size=384,num_attention_heads=6@{root / 'weights' / 'dinov2_small_fp16.safetensors'}"
+    cuts = [("ResNet-20", "zoo/cifar_resnet20", f"layer{stage}.2") for stage in (1, 2, 3)]
+    cuts += [("MobileNetV2", "zoo/mobilenet_v2", "features.17")]
+    cuts += [("DINOv2-small", vit, layer) for layer in ("encoder.layer.5", "encoder.layer.7")]
+    found = []
+    for group, victim, layer in cuts:
+        own = "width=192,layers=3,heads=6,queries=8,lr=0.001" if group == "ResNet-20" else "width=256,layers=3,heads=8"
+        found += [Row(group, victim, layer, READOUT, own)]
+        found += [Row(group, victim, layer, probe) for probe in (PROBES if group == "ResNet-20" else PROBES[:1])]
+    return found
+
+
+def run(row: Row, places: dict[str, str], steps: int) -> Cell:
+    """Train what the row needs and run its cell, or read both where they are on disk."""
+    if not row.file.exists():
+        request = TrainRequest(
+            ",".join(filter(None, (row.attack, row.options))),
+            row.victim,
+            (row.layer,),
+            places["train"],
+            row.file,
+            steps=steps if row.attack == READOUT else None,
+            limit=LEARNED,
+        )
+        train(request)
+    separator = "," if ":" in row.attack else ":"
+    request = Request(
+        row.victim,
+        places["test"],
+        layers=(row.layer,),
+        attacks=(f"{row.attack}{separator}adapter={row.file}",),
+        metrics=("top1",),
+        limit=TESTED,
+    )
+    (cell,) = run_audit(request, assets.home() / "benchmarks" / "labels", listener=lambda event: None)
+    return cell
+
+
+def note(row: Row, cell: Cell, order: Sequence[str], seconds: float) -> None:
+    """Put a row among the results and write both files anew."""
+    path = RESULTS / "labels.json"
+    known = json.loads(path.read_text()) if path.exists() else []
+    kept = cell.model_dump(mode="json", include={"status", "message", "summary", "controls", "cost"})
+    fresh: dict[str, Any] = {"row": row.name, "line": _line(row, cell, seconds), "fitting": seconds, **kept}
+    known = [one for one in known if one["row"] != row.name and one["row"] in order] + [fresh]
+    known.sort(key=lambda one: order.index(one["row"]))
+    path.write_text(json.dumps(known, indent=1) + "\n")
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    stamp = f"`python benchmarks/labels.py`, {machine}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}."
+    lines = [stamp, "", f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    (RESULTS / "labels.md").write_text("\n".join([*lines, *(f"| {' | '.join(one['line'])} |" for one in known), ""]))
+
+
+def _line(row: Row, cell: Cell, seconds: float) -> list[str]:
+    head = [row.group, row.layer, row.attack]
+    if cell.status != "done":
+        return [*head, f"{cell.status}: {cell.message}", "", "", "", ""]
+    top = cell.summary["top1"]
+
+    def control(name: str) -> str:
+        found = cell.controls.get(name, {}).get("top1")
+        return "–" if found is None else f"{100 * found.mean:.1f} %"
+
+    said = f"{100 * top.mean:.1f} % [{100 * top.ci_low:.1f}, {100 * top.ci_high:.1f}]"
+    return [*head, str(top.n), said, control("constant"), control("shuffled"), f"{seconds:.0f}"]
+
+
+def main(wanted: Sequence[str], listing: bool, steps: int) -> None:
+    """Run the rows that are missing and write the tables."""
+    if "SEEPAGE_DATA" not in os.environ:
+        raise SystemExit("labels: set SEEPAGE_DATA to the folder with cifar10_jpeg.zip")
+    root = Path(os.environ["SEEPAGE_DATA"])
+    everything = rows(root)
+    chosen = [row for row in everything if not wanted or any(text in row.name for text in wanted)]
+    if listing:
+        print("\n".join(row.name for row in chosen))
+        return
+    places = {name: f"cifar10/{name}@{root / 'cifar10_jpeg.zip'}" for name in ("train", "test")}
+    order = [row.name for row in everything]
+    for row in chosen:
+        began = datetime.now(UTC)
+        fresh = not row.file.exists()
+        cell = run(row, places, steps)
+        record = row.file.with_name(f"{row.file.stem}.training.json")
+        stages = json.loads(record.read_text())["stages"] if record.exists() else []
+        spent = sum(stage["curve"]["seconds"][-1] for stage in stages if stage["curve"]["seconds"])
+        seconds = spent or ((datetime.now(UTC) - began).total_seconds() if fresh else 0.0)
+        note(row, cell, order, seconds)
+        print(f"{datetime.now(UTC):%H:%M:%S} {row.name}: {cell.status} {cell.message}", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", action="append", default=[], help="run the rows whose name holds this text")
+    parser.add_argument("--list", action="store_true", help="print the names of the rows")
+    parser.add_argument("--steps", type=int, default=1500, help="steps of a read-out's training")
+    given = parser.parse_args()
+    main(given.rows, given.list, given.steps)
