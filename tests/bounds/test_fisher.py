@@ -114,6 +114,11 @@ def test_noise_without_information_gives_a_reason_and_no_number(noise: Noise | N
             information(noise)
 
 
+def test_a_single_probe_is_refused() -> None:
+    with pytest.raises(ValueError, match="2 probes"):
+        van_trees(linear(40), GAUSSIAN, PRIOR, draw(17), probes=1, steps=0)
+
+
 def test_the_prior_draws_what_it_says() -> None:
     prior = NaturalPrior((3, 6, 8))
     drawn = prior.draw(20_000, draw(15)).double()

@@ -102,7 +102,7 @@ def van_trees(
     and type.
 
     Raises:
-        ValueError: this noise has no Fisher information.
+        ValueError: this noise has no Fisher information, or there are fewer than 2 probes.
     """
     weight = information(noise, sends)
     near, fresh = prior.draw(probes * draws, generator), prior.draw(probes, generator)
@@ -135,7 +135,7 @@ def at_picture(
     linear, a guide to what is possible at this picture, and no bound, where it is not.
 
     Raises:
-        ValueError: this noise has no Fisher information.
+        ValueError: this noise has no Fisher information, or there are fewer than 2 probes.
     """
     weight = information(noise, sends)
     signs = prior.signs(probes, generator).to(picture)
@@ -197,6 +197,8 @@ def _forms(
 def _best(parts: Sequence[tuple[Tensor, Tensor]], pixels: int) -> Estimate:
     """Return the mean of 2 z.u - u.A u over the probes, a pixel, u mixed as serves the other half of them best."""
     gains, costs = (torch.cat(both) for both in zip(*parts, strict=True))
+    if len(gains) < 2:
+        raise ValueError(f"a bound takes at least 2 probes, got {len(gains)}: each half mixes for the other")
     halves = torch.arange(len(gains), device=gains.device) % 2 == 0
     values = []
     for half in (halves, ~halves):
