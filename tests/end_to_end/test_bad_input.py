@@ -37,7 +37,7 @@ Run = Callable[..., tuple[int, str, str]]
         (("VICTIM", "FOLDER", "--wire", "fp64"), "fp32"),
         (("VICTIM", "FOLDER", "--device", "tpu"), "cpu always works"),
         (("VICTIM", "FOLDER", "--limit", "0"), "at least 1"),
-        (("VICTIM", "FOLDER", "--defense", "gaussian"), "gaussian"),
+        (("VICTIM", "FOLDER", "--defense", "gausian"), "'gaussian'"),
         (("VICTIM", "FOLDER", "--attacker", "naive"), "--defense"),
         (("VICTIM", "NOWHERE"), "nowhere"),
         (("VICTIM", "EMPTY"), "no picture"),

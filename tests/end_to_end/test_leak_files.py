@@ -178,13 +178,20 @@ def test_a_dump_with_two_rows_of_one_picture_is_refused(
 def test_what_a_dump_says_it_carries_is_in_the_record(victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:
     leak = api.read_leak(written(victim, folder, tmp_path / "leak.safetensors", seepage))
     header = dataclasses.replace(leak.header, defenses=("gaussian:sigma=0.0",))
-    api.write_leak(dataclasses.replace(leak, header=header), tmp_path / "defended.safetensors")
-    base = ("audit", victim, folder, *QUICK, "--layer", "wide", "--leak", tmp_path / "defended.safetensors")
+    path = tmp_path / "defended.safetensors"
+    api.write_leak(dataclasses.replace(leak, header=header), path)
+    base = ("audit", victim, folder, *QUICK, "--layer", "wide", "--leak", path)
     code, _, err = seepage(*base, "-o", tmp_path / "o")
     assert code == 0, err
-    (cell,) = Store(tmp_path / "o").cells().values()
-    assert cell.spec.defenses == ("gaussian:sigma=0.0",)
-    assert cell.spec.attacker == "naive"
+    cells = Store(tmp_path / "o").cells().values()
+    assert {cell.spec.defenses for cell in cells} == {("gaussian:sigma=0,relative=false",)}
+    assert {"naive", "aware:estimate"} <= {cell.spec.attacker for cell in cells if cell.status == "done"}
+    told = dataclasses.replace(leak, header=dataclasses.replace(header, defenses=("somebodys",)))
+    api.write_leak(told, path)
+    code, _, err = seepage(*base, "-o", tmp_path / "x")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "carries somebodys" in err
+    assert "--defense" in err
 
 
 def damaged(path: Path, how: str) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..types import Images, Knowledge, Leak, NotRunError, Prefix, Recovery, SeepageError, Shape, Status
+from .. import seeding
+from ..priors import NaturalPrior
+from ..types import Images, Knowledge, Law, Leak, NotRunError, Prefix, Recovery, SeepageError, Shape, Status
 
 GREY = 0.5
 _NOT_FINITE = Status("failed", "the leak holds NaN or infinity")
@@ -100,12 +103,68 @@ def ended(residual: Float[Tensor, "b"], solved: Sequence[Status], tolerance: flo
     return found
 
 
-def scaled(prefix: Prefix) -> Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]:
-    """Return x, (leak, size) -> (prefix(x) - leak) / size: one weight then suits every layer."""
+@dataclass(frozen=True)
+class Target:
+    """What a search aims at: a leak's features, each row in its own unit, and what would be sent for others.
+
+    `expected` is the law's mean of what is sent for some features, the features themselves where no law is known. The
+    unit is a row's norm. Under a law with a likelihood it is the deviation of the noise, and `prior` is minus twice the
+    log density of natural pictures (`priors.NaturalPrior`): residual and prior together are then minus twice the log of
+    the posterior, the noise taken to be Gaussian, and what is searched for is the likeliest picture.
+    """
+
+    features: Float[Tensor, "b ..."]
+    unit: Float[Tensor, "b 1"]
+    expected: Callable[[Tensor], Tensor]
+    prior: Callable[[Tensor], Tensor] | None = None
+
+    @staticmethod
+    def of(leak: Leak, features: Float[Tensor, "b ..."], law: Law | None, image_shape: tuple[int, int, int]) -> Target:
+        """Return what to search for behind some rows of a leak."""
+        if law is None:
+            return Target.of_clean(features)
+        sent = leak.with_features(features)
+
+        def expected(clean: Tensor) -> Tensor:
+            found = law.expected(sent.with_features(clean))
+            return clean if found is None else found.features
+
+        if law.log_likelihood(sent, sent) is None:
+            return Target(features, sizes(features), expected)
+        draws = seeding.generators(0, "law", seeding.row_hashes(features))
+        noise = law.sample(sent, draws).features - expected(features)
+        deviation = sizes(noise) / math.sqrt(features[0].numel())
+        return Target(features, deviation, expected, NaturalPrior(image_shape).surprise)
+
+    @staticmethod
+    def of_clean(features: Float[Tensor, "b ..."]) -> Target:
+        """Return what to search for where nothing was done to a leak, or nothing is known of it."""
+        return Target(features, sizes(features), _itself)
+
+    @property
+    def z(self) -> tuple[Tensor, Tensor]:
+        """What `residual` takes beside a picture."""
+        return self.features, self.unit
+
+    def residual(self, prefix: Prefix) -> Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]:
+        """Return x, z -> (what is expected of x - leak) / unit: one weight then suits every layer."""
+        return scaled(lambda x: self.expected(prefix(x)))
+
+    def relative(self, residual: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+        """Return a residual in units of the leak."""
+        return residual * (self.unit / sizes(self.features))[:, 0].to(residual)
+
+
+def _itself(features: Tensor) -> Tensor:
+    return features
+
+
+def scaled(expected: Callable[[Tensor], Tensor]) -> Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]:
+    """Return x, (leak, size) -> (expected(x) - leak) / size: one weight then suits every layer."""
 
     def residual(x: Tensor, z: tuple[Tensor, Tensor]) -> Tensor:
         leak, size = z
-        off: Tensor = prefix(x) - leak
+        off: Tensor = expected(x) - leak
         return off.flatten(1) / size
 
     return residual

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -22,6 +22,7 @@ from ..types import (
     Generators,
     Images,
     Knowledge,
+    Law,
     Leak,
     Prefix,
     Progress,
@@ -32,7 +33,7 @@ from ..types import (
     Status,
 )
 from .chores import Chore
-from .inversion import GREY, determined, device_of, ended, leak_shape, recover_rows, scaled, sizes, white_box
+from .inversion import GREY, Target, determined, device_of, ended, leak_shape, recover_rows, white_box
 from .learning import drawing
 
 # Weights of total variation, and how they are tried where a leak leaves the picture open.
@@ -73,6 +74,9 @@ class Joint:
     `open_tv=0` takes rate and weight that serve synthetic pictures best which the start was not fitted on, and stays at
     the start where none improves on it; from a grey start, which uses no pictures, it means 3 at the rate given.
 
+    An attacker who knows a defense's law compares with what it expects. Under a likelihood he seeks the likeliest
+    picture (`inversion.Target`), by stage 3 from stage 1's start.
+
     White-box. A row has converged at a relative residual of at most `tolerance`. A pass is one forward run with or
     without its backward.
     """
@@ -91,6 +95,7 @@ class Joint:
     tolerance: float = 1e-3
 
     recovers: ClassVar[Recovers] = "images"
+    reads_law: ClassVar[bool] = True
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
         "quick": {"corrections": 4, "steps": 60, "lr": 0.02, "tv": 0.1, "newton": 8, "inner": 30, "open_steps": 60},
         "standard": {},
@@ -130,14 +135,14 @@ class Joint:
         seed = generator.initial_seed()
         if self.start == "grey":
             grey = None if determined(prefix) else self._descent(prefix, self.open_tv or _GREY_TV, self.open_lr)
-            return JointRecoverer(self, prefix, knowledge.image_shape, seed, grey, None, None)
+            return JointRecoverer(self, prefix, knowledge.image_shape, seed, grey, None, None, knowledge.law)
         device = device_of(prefix)
         decoder, mean = replace(self._corrections, preconditioned=determined(prefix)).fit(
             prefix, knowledge.image_shape, generator, device=device, progress=progress
         )
 
         def searching(descent: Adam | None) -> JointRecoverer:
-            return JointRecoverer(self, prefix, knowledge.image_shape, seed, descent, decoder, mean)
+            return JointRecoverer(self, prefix, knowledge.image_shape, seed, descent, decoder, mean, knowledge.law)
 
         descent = self._descent(prefix, self.open_tv, self.open_lr)
         truth = dead_leaves(_HELD_OUT, knowledge.image_shape, generator).to(device)
@@ -208,11 +213,11 @@ class Joint:
         with torch.no_grad():
             features = prefix(truth)
         start = decoder(features)
-        z = (features, sizes(features))
+        target = Target.of_clean(features)
 
         def error(place: int, rate: float) -> float:
             adam = replace(self._descent(prefix, _LADDER[place], rate), steps=min(self.open_steps, _TRIAL_STEPS))
-            return log_error(_descended(adam, prefix, start, z)[0], truth)
+            return log_error(_descended(adam, target.residual(prefix), start, target.z)[0], truth)
 
         least, rate = min((error(_MIDDLE, rate), rate) for rate in _RATES)
         best = _MIDDLE
@@ -236,6 +241,7 @@ class JointRecoverer(Recoverer):
         descent: Adam | None,
         decoder: CorrectedDecoder | None,
         mean: Tensor | None,
+        law: Law | None = None,
     ) -> None:
         self.attack = attack
         self.prefix = prefix
@@ -244,34 +250,37 @@ class JointRecoverer(Recoverer):
         self.descent = descent
         self.decoder = decoder
         self.mean = mean
+        self.law = law
 
     def recover(self, leak: Leak, generators: Generators) -> Recovery:
         """Search for each row's picture."""
 
         def search(features: Tensor, rows: Sequence[int]) -> tuple[Tensor, Sequence[Status], Tensor]:
-            images, found, passes = self._search(features)
-            return images, ended(found.residual, found.status, self.attack.tolerance), passes
+            target = Target.of(leak, features, self.law, self.image_shape)
+            images, found, passes = self._search(target)
+            return images, ended(target.relative(found.residual), found.status, self.attack.tolerance), passes
 
         return recover_rows(leak, leak_shape(self.prefix), self.image_shape, search)
 
     def error(self, truth: Float[Tensor, "b 3 h w"]) -> float:
-        """Return the mean log error of what the search makes of these pictures' leaks."""
+        """Return the mean log error of what the search makes of these pictures' undefended leaks."""
         with torch.no_grad():
             features = self.prefix(truth)
-        return log_error(self._search(features)[0], truth)
+        return log_error(self._search(Target.of_clean(features))[0], truth)
 
-    def _search(self, features: Tensor) -> tuple[Tensor, Solution, Tensor]:
+    def _search(self, target: Target) -> tuple[Tensor, Solution, Tensor]:
         """Return pictures, how the last solver ended, and all passes."""
-        attack, z = self.attack, (features, sizes(features))
-        images = self._start(features)
-        if self.descent is not None:
-            images, found = _descended(self.descent, self.prefix, images, z)
+        attack, residual = self.attack, target.residual(self.prefix)
+        images = self._start(target.features)
+        likeliest = target.prior is not None
+        if self.descent is not None and not likeliest:
+            images, found = _descended(self.descent, residual, images, target.z)
         else:
-            found = Adam(0).solve(scaled(self.prefix), images, z)
+            found = Adam(0).solve(residual, images, target.z)
         passes = found.passes + (len(self.decoder.corrections) if self.decoder is not None else 0)
-        if attack.newton and determined(self.prefix):
+        if attack.newton and (likeliest or determined(self.prefix)):
             newton = LevenbergMarquardt(*attack.newton_steps, preconditioner=self._preconditioner, first=_FIRST)
-            found = newton.solve(scaled(self.prefix), images, z, lower=0.0, upper=1.0)
+            found = newton.solve(residual, images, target.z, penalty=target.prior, lower=0.0, upper=1.0)
             images, passes = _images(found.x), passes + found.passes
         return images, found, passes
 
@@ -299,9 +308,14 @@ class JointRecoverer(Recoverer):
         return self.decoder(features)
 
 
-def _descended(descent: Adam, prefix: Prefix, start: Tensor, z: tuple[Tensor, Tensor]) -> tuple[Tensor, Solution]:
+def _descended(
+    descent: Adam,
+    residual: Callable[[Tensor, tuple[Tensor, Tensor]], Tensor],
+    start: Tensor,
+    z: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Solution]:
     """Descend from pictures in the spectrum's coordinates; return pictures, and the solution in coordinates."""
-    spectrum, residual = Spectrum(), scaled(prefix)
+    spectrum = Spectrum()
     found = descent.solve(
         lambda u, target: residual(spectrum.decode(u), target),
         spectrum.encode(start),

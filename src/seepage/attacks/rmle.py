@@ -20,6 +20,7 @@ from ..types import (
     Generators,
     Images,
     Knowledge,
+    Law,
     Leak,
     Prefix,
     Progress,
@@ -28,7 +29,7 @@ from ..types import (
     Recovery,
     Status,
 )
-from .inversion import GREY, determined, ended, leak_shape, recover_rows, scaled, sizes, white_box
+from .inversion import GREY, Target, determined, ended, leak_shape, recover_rows, white_box
 
 
 @register("attack", "rmle")
@@ -40,7 +41,8 @@ class RMLE:
     weight of both priors falls geometrically to `fade` of itself. Where the leak has fewer numbers than the picture,
     many pictures explain it, and `open_tv` and `open_fade` take their place. The data term is relative to the leak's
     energy, so one setting serves every layer. White-box; no auxiliary pictures. A row has converged at a relative
-    residual of at most `tolerance`. A step is one pass.
+    residual of at most `tolerance`. A step is one pass. An attacker who knows a defense's law compares with what it
+    expects, and under a likelihood searches for the likeliest picture (`inversion.Target`) with no prior of its own.
     """
 
     steps: int = 800
@@ -54,6 +56,7 @@ class RMLE:
     tolerance: float = 1e-3
 
     recovers: ClassVar[Recovers] = "images"
+    reads_law: ClassVar[bool] = True
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
         "quick": {"steps": 80},
         "standard": {},
@@ -88,33 +91,40 @@ class RMLE:
         Raises:
             NotRunError: the attacker has no prefix.
         """
-        return RMLERecoverer(self, white_box(knowledge, "rmle"), knowledge.image_shape)
+        return RMLERecoverer(self, white_box(knowledge, "rmle"), knowledge.image_shape, knowledge.law)
 
     def load(self, path: Path, knowledge: Knowledge) -> Recoverer:
         """Return the recoverer that was saved to `path`."""
         saved = RMLE(**json.loads(path.read_text(encoding="utf-8")))
-        return RMLERecoverer(saved, white_box(knowledge, "rmle"), knowledge.image_shape)
+        return RMLERecoverer(saved, white_box(knowledge, "rmle"), knowledge.image_shape, knowledge.law)
 
 
 class RMLERecoverer(Recoverer):
     """The search on one prefix."""
 
-    def __init__(self, attack: RMLE, prefix: Prefix, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, attack: RMLE, prefix: Prefix, image_shape: tuple[int, int, int], law: Law | None = None) -> None:
         self.attack = attack
         self.prefix = prefix
         self.image_shape = image_shape
+        self.law = law
 
     def recover(self, leak: Leak, generators: Generators) -> Recovery:
         """Search for each row's picture, from grey and a little noise of its own."""
 
         def search(features: Tensor, rows: Sequence[int]) -> tuple[Tensor, Sequence[Status], Tensor]:
             start = self._start([generators[row] for row in rows]).to(features)
-            size = sizes(features)
-            found = self._adam().solve(
-                scaled(self.prefix), start, (features, size), penalty=self._prior, lower=0.0, upper=1.0
+            target = Target.of(leak, features, self.law, self.image_shape)
+            adam = self._adam() if target.prior is None else Adam(self.attack.steps, self.attack.lr)
+            found = adam.solve(
+                target.residual(self.prefix),
+                start,
+                target.z,
+                penalty=target.prior or self._prior,
+                lower=0.0,
+                upper=1.0,
             )
             images = found.x if isinstance(found.x, Tensor) else found.x[0]
-            return images, ended(found.residual, found.status, self.attack.tolerance), found.passes
+            return images, ended(target.relative(found.residual), found.status, self.attack.tolerance), found.passes
 
         return recover_rows(leak, leak_shape(self.prefix), self.image_shape, search)
 

@@ -14,15 +14,17 @@ from pathlib import Path
 
 import torch
 
-from .. import __version__, wire
-from ..checks import check
+from .. import __version__
+from ..checks import check, gradient_masking
 from ..data import batches
+from ..defenses.privacy import NoAccountantError, guarantee
 from ..metrics.label import TopLabels
 from ..metrics.likelihood import Likelihood, NllGap
-from ..schema import Cell, Check, Cost, Environment, Scale, Spec, Stats
+from ..schema import Cell, Check, Cost, Environment, Protection, Sample, Scale, Spec, Stats
 from ..store import SampleLine
-from ..types import Captions, Metric, Recovery, Scores, SplitModel, Status
+from ..types import Captions, Metric, Noise, Recovery, Scores, SplitModel, Status
 from .bounds import bound
+from .exposure import NAIVE, NONE, Exposure
 from .rows import take
 from .scoring import CEILINGS
 from .statistics import describe, with_recovery
@@ -35,6 +37,7 @@ def record(
     bench: Workbench, key: str, spec: Spec, split: SplitModel, lines: Sequence[SampleLine], fit_seconds: float
 ) -> Cell:
     """Return the record of a finished cell from its samples, in the order of the pictures."""
+    exposure = Exposure(bench, split, spec.attacker, spec.sends)
     ordered = sorted(lines, key=lambda line: line.index)
     samples = tuple(line.sample for line in ordered)
     good = [line for line in ordered if line.sample.status != "failed"]
@@ -43,6 +46,8 @@ def record(
     summary, controls = _summarise(bench, metrics, good, len(ordered) - len(good))
     ceilings = {name: controls.pop(name) for name in CEILINGS if name in controls}
     unavailable = dict(bench.unavailable(recovers))
+    protection, lacking = protections(exposure)
+    unavailable |= lacking
     gallery = bench.gallery_pictures if recovers == "images" else None
     # Of these alone there is no shuffled one: what they are is a difference from another picture's.
     paired = all(isinstance(metrics[name], NllGap) for name in summary)
@@ -61,17 +66,22 @@ def record(
         unavailable=unavailable,
         spec=spec,
         cut=bench.cut(split.layer),
+        protection=protection,
         environment=environment(bench.device),
         samples=samples,
         summary=summary,
         scales={name: _scale(metrics[name]) for name in summary},
         controls=controls,
         ceilings=ceilings,
-        utility=utility(bench, split),
-        bytes_per_image=_bytes(bench, split),
-        bound=bound(bench, split, spec, [line.index for line in good]),
+        utility=utility(exposure),
+        bytes_per_image=exposure.bytes_per_image(),
+        bound=bound(bench, split, spec, [line.index for line in good], exposure.defense),
         checks=(
-            *check(samples, summary, pictures=any(line.sample.residual is not None for line in good)),
+            # What a defense did to a leak no picture need explain.
+            *check(
+                samples, summary, pictures=spec.attacker == NONE and any(item.residual is not None for item in samples)
+            ),
+            *gradient_masking(exposure.law, split.leak(torch.full((1, *split.image_shape), 0.5))),
             *([Check(name="resized", level="info", message=bench.resized)] if bench.resized else []),
             *([bench.gallery.check(gallery)] if bench.gallery is not None and gallery is not None else []),
         ),
@@ -82,6 +92,37 @@ def record(
             peak_bytes=_peak_bytes(bench.device),
         ),
     )
+
+
+def _checked_by_residual(samples: Sequence[Sample]) -> bool:
+    return any(sample.residual is not None for sample in samples if sample.status != "failed")
+
+
+def _noise(exposure: Exposure) -> Noise | None:
+    """The noise that the fitted defense leaves, whose strength may be relative to what it was fitted on."""
+    return None if exposure.defense is None else exposure.defense.noise()
+
+
+def protections(exposure: Exposure) -> tuple[tuple[Protection, ...], dict[str, str]]:
+    """Return what each defense claims, and why a guarantee that it gives cannot be told."""
+    defense = exposure.defense
+    if defense is None:
+        return (), {}
+    promised, lacking = None, {}
+    try:
+        promised = guarantee(defense, tuple(exposure.bench.cut(exposure.split.layer).shape), exposure.sends)
+    except NoAccountantError as error:
+        lacking["epsilon"] = str(error)
+    found = []
+    for place, (name, stage) in enumerate(zip(defense.texts, defense.stages, strict=True)):
+        own = promised if promised is not None and promised.stage == place else None
+        budget = (None, None) if own is None else (own.epsilon, own.delta)
+        found.append(
+            Protection(
+                name=name, holder=stage.holder, protects_from=stage.protects_from, epsilon=budget[0], delta=budget[1]
+            )
+        )
+    return tuple(found), lacking
 
 
 def _unmeasured(metric: Metric) -> str:
@@ -136,18 +177,19 @@ def _control_values(lines: Sequence[SampleLine], metric: str) -> Mapping[str, li
     return {name: scores for name, scores in values.items() if scores}
 
 
-def utility(bench: Workbench, split: SplitModel) -> dict[str, float]:
-    """Return what the rightful next stage keeps: its outputs on what was sent, against the uncut, undefended model.
+def utility(exposure: Exposure) -> dict[str, float]:
+    """Return what the rightful next stage keeps: its outputs on what it restores, against the uncut, undefended model.
 
     `agreement` is the share of pictures whose top class stays (where the outputs are known to be class scores),
-    `cosine` the mean cosine between the outputs.
+    `cosine` the mean cosine between the outputs. Nothing of a dump that only its secret undoes.
     """
-    return dict(_utility(bench, split))
+    return dict(_utility(exposure.bench, exposure.split, exposure.defense is not None))
 
 
 @functools.lru_cache(maxsize=32)
 @torch.no_grad()
-def _utility(bench: Workbench, split: SplitModel) -> Mapping[str, float]:
+def _utility(bench: Workbench, split: SplitModel, defended: bool) -> Mapping[str, float]:
+    exposure = Exposure(bench, split, NAIVE if defended else NONE)
     agreements, cosines = [], []
     for batch in batches(bench.source, split.load, 16):
         if batch.pictures is None:
@@ -156,7 +198,9 @@ def _utility(bench: Workbench, split: SplitModel) -> Mapping[str, float]:
         if not rows:
             continue
         images = batch.pictures.images[rows].to(bench.device)
-        received = bench.received_rows(split, [batch.indices[row] for row in rows], images)
+        received = exposure.restored([batch.indices[row] for row in rows], images)
+        if received is None:
+            return {}
         if not torch.isfinite(received.features).all():
             continue
         whole = _first(bench.victim.model(bench.victim.normalise(images))).flatten(1).float()
@@ -174,12 +218,6 @@ def _first(outputs: object) -> torch.Tensor:
         return outputs
     parts = outputs.values() if isinstance(outputs, Mapping) else outputs
     return _first(next(iter(parts)))  # type: ignore[call-overload]
-
-
-def _bytes(bench: Workbench, split: SplitModel) -> int:
-    if bench.stored is not None:
-        return wire.bytes_per_image(bench.stored)
-    return wire.bytes_per_image(bench.sent(split, torch.full((1, *split.image_shape), 0.5)))
 
 
 def _peak_bytes(device: torch.device) -> int:

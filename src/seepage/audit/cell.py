@@ -16,6 +16,7 @@ from ..metrics.tokens import MOST_CHARACTERS
 from ..schema import Sample, Shown
 from ..store import IMAGES, SampleLine
 from ..types import Captions, Images, Labels, Leak, Pictures, Prefix, Recoverer, Recovery, Shape, SplitModel, Status
+from .exposure import Exposure
 from .rows import take, take_recovery
 from .scoring import Scorer
 from .workbench import Workbench
@@ -32,11 +33,16 @@ class CellRun:
 
     bench: Workbench
     key: str
-    split: SplitModel
+    exposure: Exposure
     attack: str
     folder: Path
     finish: Finish
     advance: Advance
+
+    @property
+    def split(self) -> SplitModel:
+        """The victim, cut."""
+        return self.exposure.split
 
     def run(self, pending: Sequence[int]) -> float:
         """Recover the pending pictures, telling `finish` of each; return the seconds that fitting took.
@@ -47,11 +53,12 @@ class CellRun:
         """
         request = self.bench.request
         attack = self.bench.attack(self.attack)
+        self.exposure.require(attack, self.attack.partition(":")[0])
         began = time.perf_counter()
         fit_generator = seeding.generator(request.seed, "fit", self.split.name, self.split.layer, self.attack)
-        recoverer = attack.fit(self.bench.knowledge(self.split), fit_generator)
+        recoverer = attack.fit(self.exposure.knowledge(), fit_generator)
         fit_seconds = time.perf_counter() - began
-        scorer = Scorer(self.bench, self.split, recoverer, attack.recovers)
+        scorer = Scorer(self.bench, self.exposure, recoverer, attack.recovers)
         size = batch_size(self.split.image_shape, self.bench.device)
         for start in range(0, len(pending), size):
             group = pending[start : start + size]
@@ -96,8 +103,7 @@ class CellRun:
         if batch.pictures is None or not here:
             return lines
         truth, indices = take(batch.pictures, here), [batch.indices[row] for row in here]
-        leak = self.bench.received_rows(self.split, indices, truth.images)
-        finite = torch.isfinite(leak.features.flatten(1)).all(1).tolist()
+        leak, finite = self.exposure.received(indices, truth.images)
         bad = [row for row, fine in enumerate(finite) if not fine]
         message = f"NaN or infinity in the features at {self.split.layer}"
         lines += [self._failed(indices[row], message) for row in bad]

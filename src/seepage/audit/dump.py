@@ -9,13 +9,15 @@ from functools import partial
 from pathlib import Path
 
 from .. import data, pictures, registry, seeding, victims, wire
-from ..data.features import open_leak, read_header
+from ..data.features import open_leak, read_header, read_leak
+from ..defenses import Pipeline, pipeline, read_secret, spend_secret, write_secret
 from ..files import replacing, require_writable
 from ..schema import Cost, RecoveredRow, RecoveryRecord
-from ..types import Captions, Images, Knowledge, Labels, Leak, Recoverer, SplitModel
+from ..types import Captions, Images, Knowledge, Labels, Leak, Recoverer, Secret, SplitModel
 from ..victims.cut import cut
 from .assemble import environment
 from .cell import batch_size, class_name, counted, writable
+from .exposure import fitted, sent
 from .request import Request, RequestError
 from .residual import residuals
 from .rows import take_recovery
@@ -25,25 +27,65 @@ RECOVERY = "recovery.json"
 _BATCH = 16
 
 
-def dump(bench: Workbench, path: Path, advance: Callable[[float], None]) -> tuple[int, list[str]]:
-    """Write the leak of the request's pictures at its one layer; return the rows written and what was left out.
+def dump(
+    bench: Workbench, path: Path, advance: Callable[[float], None], secret: Path | None = None
+) -> tuple[int, list[str]]:
+    """Write what is sent of the request's pictures at its one layer, each as often as it says, all sends together.
+
+    What the defenses keep to undo it goes to `secret`. Return the rows written and what was left out.
 
     Raises:
-        SeepageError: no picture can be read, or the file cannot be written.
+        SeepageError: no picture can be read, a file cannot be written, or a secret has no file or a file no secret.
     """
     split = bench.split(bench.layers[0])
     bench.require_a_picture()
-    written, failed = 0, list[str]()
-    rows = len(bench.source) if bench.request.redact else [entry.id for entry in bench.source.entries]
-    with data.writing_leak(path, rows) as writer:
+    defense, sends = _defense(bench, split, secret), bench.request.sends
+    written, failed, kept = 0, list[str](), list[Secret]()
+    names = [entry.id for entry in bench.source.entries for _ in range(sends)]
+    with data.writing_leak(path, len(names) if bench.request.redact else names) as writer:
         for batch in data.batches(bench.source, split.load, _BATCH):
             failed += batch.failed.values()
-            if batch.pictures is not None:
-                sent = bench.sent(split, batch.pictures.images)
-                writer.append(dataclasses.replace(sent, ids=None if bench.request.redact else batch.pictures.ids))
-                written += len(sent)
-            advance((written + len(failed)) / len(bench.source))
+            for row, index in enumerate(batch.indices):
+                assert batch.pictures is not None
+                image, name = batch.pictures.images[row], bench.source.entries[index].id
+                for turn in range(sends):
+                    leak, own = sent(bench, split, defense, image, bench.hashes[index], turn)
+                    writer.append(dataclasses.replace(leak, ids=None if bench.request.redact else (name,)))
+                    kept += [] if own is None else [own]
+                    written += 1
+            advance((written / sends + len(failed)) / len(bench.source))
+        if secret is not None:
+            write_secret(kept, secret)
     return written, failed
+
+
+def _defense(bench: Workbench, split: SplitModel, secret: Path | None) -> Pipeline:
+    defense = fitted(bench, split)
+    if defense.keeps_secret and secret is None:
+        raise RequestError(
+            f"{' + '.join(defense.texts)} keeps a secret: --secret FILE says where, or nobody can undo it"
+        )
+    if secret is not None and not defense.keeps_secret:
+        raise RequestError(f"--secret {secret}: {' + '.join(defense.texts) or 'no defense'} keeps no secret; mask does")
+    return defense
+
+
+def restore_file(path: Path, secret: Path, target: Path) -> int:
+    """Undo what a secret undoes of a leak file, as the rightful next stage does, and spend the secret; return the rows.
+
+    Raises:
+        SeepageError: the leak or the secret cannot be read, do not belong together, or the secret was used.
+    """
+    leak, kept = read_leak(path), read_secret(secret)
+    defense = pipeline(leak.header.defenses)
+    if not defense.keeps_secret:
+        carried = " + ".join(leak.header.defenses) or "no defense"
+        raise RequestError(f"{path} carries {carried}: nothing of it is undone with a secret")
+    restored = defense.restore(leak if leak.features.dtype == wire.MASKED else wire.decode(leak), kept)
+    header = dataclasses.replace(restored.header, wire="fp32", scale=None)
+    data.write_leak(dataclasses.replace(restored, header=header), target)
+    spend_secret(secret)
+    return len(leak)
 
 
 def recover_file(
@@ -115,7 +157,7 @@ def _recover(
     leak: Leak, start: int, recoverer: Recoverer, split: SplitModel, seed: int, folder: Path
 ) -> list[RecoveredRow]:
     recovery = recoverer.recover(leak, seeding.generators(seed, "attack", seeding.row_hashes(leak.features)))
-    off = residuals(split, leak.features, recovery)
+    off = residuals(split, leak, recovery)
     rows = []
     for row, status in enumerate(recovery.status):
         image = caption = label = None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from .. import registry
 from ..attacks.chores import Laborious
 from ..attacks.equipped import Equipped, Placed
 from ..schema import Spec
@@ -17,8 +17,9 @@ from ..types import Attack, SeepageError
 from ..victims.cut import NonFiniteError
 from ..victims.weights import NonFiniteWeightsError
 from .cell import batch_size
+from .exposure import NONE, REPEATED, Exposure, defense_of, fitted, pairing
 from .public import require_unseen
-from .request import RequestError
+from .request import ATTACKERS, RequestError
 from .workbench import Workbench
 
 _POISONED = (NonFiniteError, NonFiniteWeightsError)
@@ -54,32 +55,30 @@ def jobs(bench: Workbench) -> tuple[Job, ...]:
         except _POISONED:
             continue  # each of its cells will fail with this reason; the other layers can be audited
     bench.require_a_picture()
-    bench.require_rows()
+    _ = bench.stored  # refuses a dump that is not of these pictures
     if bench.gallery is not None:
         bench.gallery.require_a_picture()
-    for text in request.defenses:
-        registry.build("defense", text)
-        raise RequestError(f"--defense {text}: this version runs undefended cells alone")
+    attackers = _attackers(bench)
     bench.require_use_of_judges()
     for text in bench.attacks:
         require_unseen(bench.attack(text), text, bench.source)
     found = []
+    texts = defense_of(bench).texts
     for layer in bench.layers:
-        for text in bench.attacks:
+        for attacker, text in itertools.chain.from_iterable(_pairs(bench, layer, who) for who in attackers):
             attack = bench.attack(text)
-            if not _serves(attack, layer, bench):
-                continue
             spec = Spec(
                 victim=bench.victim.name,
                 weights_sha256=bench.victim.weights_sha256,
                 layer=layer,
                 size=request.size,
-                defenses=bench.carried,
+                defenses=() if attacker == NONE else texts,
                 wire=bench.wire,
                 attack=text,
                 adapter_sha256=_equipment(attack),
-                attacker="naive" if bench.carried else "none",
+                attacker=attacker,
                 effort=request.effort,
+                sends=request.sends if attacker == REPEATED else 1,
                 access=attack.access,
                 auxiliary=attack.auxiliary,
                 data=bench.source.name,
@@ -94,6 +93,40 @@ def jobs(bench: Workbench) -> tuple[Job, ...]:
             )
             found.append(Job(cell_key(spec), spec))
     return tuple(found)
+
+
+def _attackers(bench: Workbench) -> tuple[str, ...]:
+    """Return who attacks: nobody's defense is met by one without knowledge of any, a dump's is there from the start.
+
+    Raises:
+        SeepageError: a defense is unknown, lacks a law, or cannot serve one of the cuts.
+    """
+    if not bench.defenses:
+        if bench.request.attackers:
+            raise RequestError("--attacker says how a defense is attacked, and the dump carries none")
+        return (NONE,)
+    defense_of(bench)
+    for layer in bench.layers:
+        try:
+            fitted(bench, bench.split(layer))
+        except _POISONED:
+            continue
+    known = tuple(name for name in ATTACKERS if name in (bench.request.attackers or ATTACKERS))
+    return known if bench.stored is not None else (NONE, *known)
+
+
+def _pairs(bench: Workbench, layer: str, attacker: str) -> list[tuple[str, str]]:
+    """Return the attacks of one attacker at a layer; where he can use none, the first stands for the reason."""
+    served = [text for text in bench.attacks if _serves(bench.attack(text), layer, bench)]
+    able = [text for text in served if not _unpaired(bench.attack(text), attacker)]
+    return [(attacker, text) for text in able or served[:1]]
+
+
+def _unpaired(attack: Attack, attacker: str) -> str:
+    try:
+        return pairing(attack, "", attacker)
+    except SeepageError:
+        return ""  # its cell will fail with this reason
 
 
 def _serves(attack: Attack, layer: str, bench: Workbench) -> bool:
@@ -135,7 +168,9 @@ def _seconds(bench: Workbench, spec: Spec, a_pass: float) -> float:
     try:
         split = bench.split(spec.layer)
         rows = min(count, batch_size(split.image_shape, bench.device))
-        chores = attack.chores(bench.knowledge(split), rows)
+        exposure = Exposure(bench, split, spec.attacker, spec.sends)
+        exposure.require(attack, "")
+        chores = attack.chores(exposure.knowledge(), rows)
         return sum(_clocked(bench, chore.once) * (chore.fitting + chore.each * count) for chore in chores)
     except (SeepageError, RuntimeError, MemoryError):
         return 0.0  # whatever keeps it from being run is for the cell's own record to say

@@ -19,6 +19,7 @@ from ..types import SeepageError
 DEFAULT_VICTIM = "zoo/mobilenet_v2"
 DEFAULT_JUDGE = "zoo/efficientnet_lite0"
 DEFAULT_ATTACKS = ("joint", "peel", "rmle")
+ATTACKERS = ("naive", "aware:estimate", "aware:likelihood", "aware:retrained", "repeated")
 EFFORTS = ("quick", "standard", "full")
 PICTURE_METRICS = ("mse", "psnr", "ssim", "ms_ssim", "lpips", "agreement")
 CAPTION_METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider", "cosine", "nll", "nll_gap")
@@ -39,7 +40,9 @@ class Request:
     `LABEL_METRICS`.
     `images` is a folder, a file or DATASET/SPLIT[@PATH], None the embedded photographs; `leak` a stored dump whose rows
     are those pictures; `judges` are `[label=]VICTIM` and `face=VICTIM[:LAYER]`; a `gallery` of other pictures of the
-    same people adds `IDENTITY_METRICS` where none of them is asked for. `device` and `workers` do not change results.
+    same people adds `IDENTITY_METRICS` where none of them is asked for. `defenses` are
+    applied in order, and met by each of `ATTACKERS` unless `attackers` names some; `repeated` has `sends` sends of a
+    picture. `device` and `workers` do not change results.
     """
 
     victim: str = DEFAULT_VICTIM
@@ -72,8 +75,16 @@ class Request:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise RequestError(f"--{name} is at least {least}, got {value}")
-        if (self.attackers or self.sends > 1) and not self.defenses:
+        if (self.attackers or self.sends > 1) and not self.defenses and self.leak is None:
             raise RequestError("--attacker and --sends say how a defense is attacked: name one with --defense")
+        for name in self.attackers:
+            if name not in ATTACKERS:
+                raise RequestError(f"--attacker: nobody is called {name!r}{suggest(name, ATTACKERS)}")
+        if set(self.attackers) == {"naive"}:
+            raise RequestError(
+                "--attacker naive alone shows no protection from who knows the defense: add one of "
+                + ", ".join(ATTACKERS[1:])
+            )
         if self.leak is not None and len(self.layers) != 1:
             raise RequestError("--leak scores the dump of one cut: name it with one --layer")
 

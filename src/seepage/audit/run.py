@@ -18,6 +18,7 @@ from ..store import IMAGES, Store, StoreError
 from ..types import NotRunError, SeepageError
 from .assemble import record
 from .cell import CellRun
+from .exposure import Exposure
 from .plan import Job, jobs
 from .request import Request
 from .workbench import Workbench
@@ -84,7 +85,8 @@ def run_cell(bench: Workbench, job: Job, store: Store, advance: Callable[[float]
 
         fit_seconds = 0.0
         if pending:
-            cell = CellRun(bench, job.key, split, job.spec.attack, store.folder, finish, advance)
+            exposure = Exposure(bench, split, job.spec.attacker, job.spec.sends)
+            cell = CellRun(bench, job.key, exposure, job.spec.attack, store.folder, finish, advance)
             fit_seconds = cell.run(pending)
         return record(bench, job.key, job.spec, split, list(lines.values()), fit_seconds)
     except StoreError:

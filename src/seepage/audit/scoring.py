@@ -29,9 +29,9 @@ from ..types import (
     Recovery,
     Scores,
     SeepageError,
-    SplitModel,
     Status,
 )
+from .exposure import Exposure
 from .likelihoods import SHUFFLED, ZERO_FEATURES, Likelihoods
 from .residual import residuals
 from .rows import take, take_recovery
@@ -56,9 +56,10 @@ class Scored:
 class Scorer:
     """Scores recoveries against the truth. It alone holds both."""
 
-    def __init__(self, bench: Workbench, split: SplitModel, recoverer: Recoverer, recovers: Recovers) -> None:
+    def __init__(self, bench: Workbench, exposure: Exposure, recoverer: Recoverer, recovers: Recovers) -> None:
         self._bench = bench
-        self._split = split
+        self._exposure = exposure
+        self._split = exposure.split
         self._recoverer = recoverer
         lacking = bench.unavailable(recovers)
         self._asked = {key: metric for key, metric in bench.metrics(recovers).items() if key not in lacking}
@@ -102,7 +103,7 @@ class Scorer:
         labels = None
         if isinstance(recovery.value, Images) and self._judge is not None:
             labels = self._judge.words(recovery.value.images), self._judge.words(truth.images)
-        return Scored(residuals(self._split, leak.features, recovery), metrics, controls, labels)
+        return Scored(residuals(self._split, leak, recovery, self._exposure.law), metrics, controls, labels)
 
     def _metrics(self, truth: Pictures, recovery: Recovery) -> list[dict[str, float]]:
         scores = self._identities(truth, recovery)
@@ -246,9 +247,9 @@ class Scorer:
         """The features that the one at `index` is shuffled with: the next in the derangement that are numbers."""
         for other, pictures in self._readable(index, ""):
             if self._bench.at_hand(other):
-                features = self._bench.received_rows(self._split, [other], pictures.images).features[0]
-                if torch.isfinite(features).all():
-                    return features
+                leak, (finite,) = self._exposure.received([other], pictures.images)
+                if finite:
+                    return leak.features[0]
         return None
 
     def _readable(self, index: int, having: str) -> Iterator[tuple[int, Pictures]]:

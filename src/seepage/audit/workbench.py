@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 
 import torch
@@ -14,6 +13,7 @@ from .. import data, pictures, seeding, victims, wire
 from ..attacks import controls
 from ..data.features import open_leak
 from ..data.source import PictureSource
+from ..defenses import Pipeline
 from ..metrics.identity import IdentityMetric, needs
 from ..metrics.label import TopLabels, strangers
 from ..metrics.likelihood import Nll, NllGap
@@ -22,7 +22,6 @@ from ..metrics.sentences import CaptionMetric
 from ..schema import Cut, Judge
 from ..types import (
     Attack,
-    Examples,
     Knowledge,
     Leak,
     Metric,
@@ -39,6 +38,7 @@ from .judges import FaceJudge, Judges, LabelJudge
 from .people import Gallery
 from .public import examples
 from .request import Request, RequestError
+from .stored import Stored, placed
 
 
 class Workbench:
@@ -48,6 +48,7 @@ class Workbench:
         self.request = request
         self._metrics: dict[Recovers, Mapping[str, Metric]] = {}
         self._unavailable: dict[Recovers, Mapping[str, str]] = {}
+        self.fitted_defenses: dict[str, Pipeline] = {}
 
     @cached_property
     def device(self) -> torch.device:
@@ -283,15 +284,13 @@ class Workbench:
         """Read a picture as the victim does, whatever the cut."""
         return self.victim.picture(pictures.read_picture(file))
 
-    def knowledge(self, split: SplitModel) -> Knowledge:
-        """What the attacker knows: the prefix, queries, the public pictures, the classes; never the truth."""
-        public: Examples | None = None
-        if self.public is not None:
-            public = examples(self.public, lambda images: self.received(split, images), split.load)
+    def knowledge(self, split: SplitModel, query: Callable[[Tensor], Leak] | None = None) -> Knowledge:
+        """What the attacker knows: the prefix, queries, the public pictures, the classes; never the truth.
 
-        def query(images: Tensor) -> Leak:
-            return self.received(split, images)
-
+        `query` gives the leaks that he learns from; those of the cut, undefended, unless told.
+        """
+        query = query or (lambda images: self.received(split, images))
+        public = None if self.public is None else examples(self.public, query, split.load)
         return Knowledge(split.image_shape, split.prefix, query, None, public, self.victim.classes)
 
     def sent(self, split: SplitModel, images: Tensor) -> Leak:
@@ -313,72 +312,37 @@ class Workbench:
         return None if self.request.leak is None else pictures.file_sha256(self.request.leak)
 
     @cached_property
-    def stored(self) -> Leak | None:
-        """The stored dump under audit, as it lies in its file."""
-        if self.request.leak is None:
+    def stored(self) -> Stored | None:
+        """The stored dump under audit, where one is.
+
+        Raises:
+            SeepageError: it is no leak of this cut, or not of these pictures.
+        """
+        path = self.request.leak
+        if path is None:
             return None
-        return open_leak(self.request.leak, self.split(self.layers[0]))
-
-    @cached_property
-    def _row_of(self) -> Mapping[int, int]:
-        """The dump's row of each picture that it has one of: by its ids, else in order.
-
-        Raises:
-            RequestError: the dump has no row of any picture, two of one, or no ids and another number of rows.
-        """
-        if self.stored is None:
-            return {}
-        ids, path = self.stored.ids, self.request.leak
-        if ids is not None:
-            rows = {name: row for row, name in enumerate(ids)}
-            if len(rows) < len(ids):
-                twice = next(name for row, name in enumerate(ids) if rows[name] != row)
-                raise RequestError(f"--leak {path} has more than one row for {twice!r}; expected one a picture")
-            found = {i: rows[entry.id] for i, entry in enumerate(self.source.entries) if entry.id in rows}
-            if not found:
-                first = self.source.entries[0].id
-                raise RequestError(f"--leak {path} has no row for {first!r}; it names {len(rows)}, e.g. {ids[0]!r}")
-            return found
-        count, pictures = len(self.stored), len(self.source)
-        if count == pictures:
-            return {index: index for index in range(count)}
-        # A client that leaves names out leaves unreadable pictures out too.
-        readable = [i for batch in data.batches(self.source, self.victim_load, 1) for i in batch.indices]
-        if count != len(readable):
-            raise RequestError(f"--leak {path} has {count} rows without ids, but there are {pictures} pictures")
-        return {index: row for row, index in enumerate(readable)}
-
-    def require_rows(self) -> None:
-        """Refuse a stored dump that is not of these pictures.
-
-        Raises:
-            RequestError: as `_row_of` does.
-        """
-        _ = self._row_of
+        leak = open_leak(path, self.split(self.layers[0]))
+        return Stored(leak, placed(leak, path, self.source, self.victim_load, self.request.sends))
 
     def at_hand(self, index: int) -> bool:
         """Return whether there is a leak of the picture at `index`: of every one, unless a dump lacks its row."""
-        return self.stored is None or index in self._row_of
+        return self.stored is None or index in self.stored.rows
 
     def received_rows(self, split: SplitModel, indices: Sequence[int], images: Tensor) -> Leak:
         """What whoever holds the leak of these pictures reads: of a stored dump its rows, on the device."""
         if self.stored is None:
             return self.received(split, images)
-        rows = [self._row_of[index] for index in indices]
-        scale = self.stored.header.scale
-        header = replace(self.stored.header, scale=None if scale is None else tuple(scale[row] for row in rows))
-        features = self.stored.features[rows].to(self.device)
-        return wire.decode(Leak(features, header, tuple(self.source.entries[index].id for index in indices)))
+        return wire.decode(self.stored.read(self.source, indices, 0, self.device))
 
-    @property
-    def carried(self) -> tuple[str, ...]:
-        """The defenses that the stored dump says it carries."""
-        return () if self.stored is None else self.stored.header.defenses
+    @cached_property
+    def defenses(self) -> tuple[str, ...]:
+        """The defenses to attack: those asked for, else those that the stored dump says it carries."""
+        return self.request.defenses or (() if self.stored is None else self.stored.leak.header.defenses)
 
     @property
     def wire(self) -> str:
         """The number format on the way: the dump's own where one is scored."""
-        return self.request.wire if self.stored is None else self.stored.header.wire
+        return self.request.wire if self.stored is None else self.stored.leak.header.wire
 
     @cached_property
     def manifest(self) -> str:

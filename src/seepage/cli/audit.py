@@ -14,7 +14,7 @@ import typer
 from ..schema import Cell, Stats
 from .console import complain, note, say, table
 from .fetching import fetch_equipment, fetch_for
-from .progress import AuditBar
+from .progress import AuditBar, attacker
 
 if TYPE_CHECKING:
     from ..audit.plan import Forecast, Job
@@ -148,13 +148,15 @@ def report(
 
 
 def _print_forecast(grid: Sequence[Job], expected: Sequence[Forecast]) -> None:
-    rows = [
-        (job.spec.layer, job.spec.attack.partition(":")[0], f"{item.seconds / 60:.1f}", f"{item.bytes / 1e6:.1f}")
-        for job, item in zip(grid, expected)
-    ]
+    attacked = any(job.spec.defenses for job in grid)
+    rows = []
+    for job, item in zip(grid, expected):
+        names = (job.spec.layer, job.spec.attack.partition(":")[0], *([attacker(job.spec)] if attacked else []))
+        rows.append((*names, f"{item.seconds / 60:.1f}", f"{item.bytes / 1e6:.1f}"))
     minutes, size = sum(item.seconds for item in expected) / 60, sum(item.bytes for item in expected) / 1e6
-    columns = ("layer", "attack", "minutes", "MB")
-    table(columns, [*rows, (f"{len(grid)} cells", "", f"{minutes:.1f}", f"{size:.1f}")], right=columns[2:])
+    columns = ("layer", "attack", *(["attacker"] if attacked else []), "minutes", "MB")
+    total = (f"{len(grid)} cells", *([""] * (len(columns) - 3)), f"{minutes:.1f}", f"{size:.1f}")
+    table(columns, [*rows, total], right=columns[-2:])
 
 
 def _finish(folder: Path, cells: Sequence[Cell], redact: bool) -> Path:
@@ -241,7 +243,8 @@ def _held(conditions: Sequence[_Condition], cells: Sequence[Cell]) -> list[str]:
                 continue
             beyond = value > condition.limit if condition.sign == ">" else value < condition.limit
             if beyond or math.isnan(value):
-                where = f"at {cell.spec.layer} by {cell.spec.attack.partition(':')[0]}"
+                known = f" ({attacker(cell.spec)})" if cell.spec.defenses else ""
+                where = f"at {cell.spec.layer} by {cell.spec.attack.partition(':')[0]}{known}"
                 sentences.append(f"--fail-if {condition.text}: {condition.statistic} is {value:.4g} {where}")
                 break
     return sentences

@@ -15,6 +15,7 @@ from .fetching import fetch_for
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command("leak")(leak)
+    app.command("restore")(restore)
     app.command("recover")(recover)
 
 
@@ -24,28 +25,58 @@ def leak(
     layer: Annotated[str, typer.Option(help="where to cut")],
     output: Annotated[Path, typer.Option("-o", "--output", help="the file to write, .safetensors")],
     wire: Annotated[str, typer.Option(help="fp32, fp16, bf16 or int8")] = "fp32",
+    defense: Annotated[list[str] | None, typer.Option(help="NAME[:key=value,...]; repeat, in order")] = None,
+    secret: Annotated[Path | None, typer.Option(help="the file for what undoes them; mode 0600")] = None,
+    sends: Annotated[int, typer.Option(help="how often each picture is sent")] = 1,
+    seed: Annotated[int, typer.Option(help="seed of what defenses draw")] = 0,
     size: Annotated[int | None, typer.Option(help="input size in pixels")] = None,
     limit: Annotated[int | None, typer.Option(help="use N pictures, spread over their labels")] = None,
     redact: Annotated[bool, typer.Option("--redact", help="leave the pictures' names out of the file")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "cpu",
     debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
 ) -> int:
-    """Write what the client would send for these pictures: the features at the cut, in the wire's format."""
+    """Write what the client would send for these pictures: the features at the cut, defended, in the wire's format."""
     from ..audit.dump import dump
     from ..audit.request import Request
     from ..audit.workbench import Workbench
 
     fetch_for(victim)
-    request = Request(victim, images, layers=(layer,), wire=wire, size=size, limit=limit, device=device, redact=redact)
+    request = Request(
+        victim,
+        images,
+        layers=(layer,),
+        defenses=tuple(defense or ()),
+        sends=sends,
+        wire=wire,
+        size=size,
+        limit=limit,
+        seed=seed,
+        device=device,
+        redact=redact,
+    )
     bench = Workbench(request)
     if bench.resized:
         note(bench.resized)
     with bar() as shown:
         task = shown.add_task("leaking", total=1.0)
-        written, failed = dump(bench, output, lambda done: shown.update(task, completed=done))
+        written, failed = dump(bench, output, lambda done: shown.update(task, completed=done), secret)
     for message in failed:
         note(f"seepage: left out: {message}")
     note(f"{written} rows")
+    say(str(output))
+    return 0
+
+
+def restore(
+    leak: Annotated[Path, typer.Argument(help="what `seepage leak --defense` wrote")],
+    secret: Annotated[Path, typer.Option(help="what its --secret wrote; it serves once")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="the file to write, .safetensors")],
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
+) -> int:
+    """Undo what a secret undoes, as the rightful next stage does; the secret is spent by it."""
+    from ..audit.dump import restore_file
+
+    note(f"{restore_file(leak, secret, output)} rows; {secret} was used")
     say(str(output))
     return 0
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ..schema import Spec
 from .console import bar, note
 
 if TYPE_CHECKING:
     from ..audit.run import Event
+
+
+def attacker(spec: Spec) -> str:
+    """Return what the attacker of a cell knows, and how many sends of a picture he has where that is more than one."""
+    return spec.attacker + (f" ×{spec.sends}" if spec.sends > 1 else "")
 
 
 class AuditBar:
@@ -30,7 +36,8 @@ class AuditBar:
     def __call__(self, event: Event) -> None:
         """Listen to an audit."""
         self._done[event.job.key] = max(event.fraction, self._done[event.job.key])
-        name = f"{event.job.spec.layer}  {event.job.spec.attack.partition(':')[0]}"
+        spec = event.job.spec
+        name = f"{spec.layer}  {spec.attack.partition(':')[0]}" + (f"  {attacker(spec)}" if spec.defenses else "")
         done = sum(self._weights[key] * fraction for key, fraction in self._done.items())
         self._bar.update(self._task, description=name, completed=done)
         if event.cell is not None and self._bar.disable:

@@ -110,9 +110,12 @@ def applied(leak: Leak, defense: object, features: Tensor) -> Leak:
     return dataclasses.replace(leak, features=features, header=header)
 
 
-def undone(leak: Leak, features: Tensor) -> Leak:
-    """Return the leak with other features, the last defense in its header taken back."""
-    header: LeakHeader = dataclasses.replace(leak.header, defenses=leak.header.defenses[:-1])
+def undone(leak: Leak, defense: object, features: Tensor) -> Leak:
+    """Return the leak with other features, one defense in its header taken back."""
+    text, left = registry.spec("defense", defense), list(leak.header.defenses)
+    if text in left:
+        del left[len(left) - 1 - left[::-1].index(text)]
+    header: LeakHeader = dataclasses.replace(leak.header, defenses=tuple(left))
     return dataclasses.replace(leak, features=features, header=header)
 
 

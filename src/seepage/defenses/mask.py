@@ -69,7 +69,7 @@ class Mask(BuiltIn):
                 )
         keys = spend(secret, _KEY, "mask")
         clean = torch.stack([_shifted(row, bytes(key.tolist()), -1) for row, key in zip(rows, keys, strict=True)])
-        return undone(leak, clean.view(torch.float32).to(leak.features.device))
+        return undone(leak, self, clean.view(torch.float32).to(leak.features.device))
 
     def law(self) -> Law:
         """Return that what is sent is uniform, whatever the leak."""

@@ -68,7 +68,7 @@ class NoiseShift(BuiltIn):
                 f"the secret is of another leak: noise of shape {tuple(noise.shape)}, features of "
                 f"{tuple(leak.features.shape)}"
             )
-        return undone(leak, leak.features - noise)
+        return undone(leak, self, leak.features - noise)
 
     def law(self) -> Law:
         """Return the noise's distribution, which has a mean."""

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from torch import Tensor
 
 from ..registry import register
@@ -185,6 +184,8 @@ class ShuffleLaw:
     def _sorted(self, row: Float[Tensor, "t d"], reference: Float[Tensor, "t d"] | None) -> Float[Tensor, "t d"]:
         if reference is None:
             return row
+        from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+
         lead = _leading(len(row))
         places, given = (part[lead:].double().cpu() for part in (reference, row.detach()))
         # What all places share says nothing of where a token belongs.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .corrections import CorrectedDecoder, Corrections, log_error
 from .dead_leaves import dead_leaves
+from .natural import NaturalPrior
 from .ridge import Ridge, RidgeDecoder
 from .spectrum import Spectrum
 from .tv import total_variation
@@ -11,6 +12,7 @@ from .tv import total_variation
 __all__ = [
     "CorrectedDecoder",
     "Corrections",
+    "NaturalPrior",
     "Ridge",
     "RidgeDecoder",
     "Spectrum",
