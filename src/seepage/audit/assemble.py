@@ -75,7 +75,10 @@ def record(
         ceilings=ceilings,
         utility=utility(exposure),
         bytes_per_image=exposure.bytes_per_image(),
-        bound=bound(bench, split, spec, [line.index for line in good], exposure.defense),
+        # It is on the squared error of pictures: words and labels have none.
+        bound=bound(bench, split, spec, [line.index for line in good], exposure.defense)
+        if recovers == "images"
+        else None,
         checks=(
             # What a defense did to a leak no picture need explain.
             *check(
