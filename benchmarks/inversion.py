@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -149,13 +150,17 @@ def note(row: Row, cells: list[Cell]) -> None:
     path = RESULTS / "inversion.json"
     known = json.loads(path.read_text()) if path.exists() else []
     mine = [_record(row, cell) for cell in sorted(cells, key=lambda cell: cell.spec.attack)]
-    known = [record for record in known if record["row"] != row.name] + mine
+    write([record for record in known if record["row"] != row.name] + mine)
+
+
+def write(known: list[dict[str, Any]]) -> None:
+    """Write records as both tables, in the order of the rows."""
     order = [other.name for other in rows(Path(os.environ["SEEPAGE_DATA"]))]
     known = sorted(
         (record for record in known if record["row"] in order), key=lambda record: order.index(record["row"])
     )
     RESULTS.mkdir(exist_ok=True)
-    path.write_text(json.dumps(known, indent=1) + "\n")
+    (RESULTS / "inversion.json").write_text(json.dumps(known, indent=1) + "\n")
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     columns = (
         "victim", "layer", "attack", "effort", "auxiliary", "n", "PSNR mean [95 %]", "median", "min", "MSE", "SSIM",
@@ -172,7 +177,7 @@ def note(row: Row, cells: list[Cell]) -> None:
     (RESULTS / "inversion.md").write_text("\n".join([*lines, ""]))
 
 
-def _record(row: Row, cell: Cell) -> dict[str, object]:
+def _record(row: Row, cell: Cell) -> dict[str, Any]:
     psnr = [sample.metrics.get("psnr") for sample in cell.samples]
     kept = cell.model_dump(mode="json", include={"status", "message", "summary", "controls", "cost"})
     return {"row": row.name, "attack": cell.spec.attack, "line": _line(row, cell), **kept, "psnr": psnr}
