@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from .. import __version__
-from ..checks import check, gradient_masking
+from ..checks import check
 from ..data import batches
 from ..defenses.privacy import NoAccountantError, guarantee
 from ..metrics.label import TopLabels
@@ -25,6 +25,7 @@ from ..store import SampleLine
 from ..types import Captions, Metric, Noise, Recovery, Scores, SplitModel, Status
 from .bounds import bound
 from .exposure import NAIVE, NONE, Exposure
+from .gradients import gradient_masking
 from .rows import take
 from .scoring import CEILINGS
 from .statistics import describe, with_recovery
