@@ -16,6 +16,7 @@ from .confusion import Confusion, confusions
 from .findings import SAID, Finding, findings, kind, kinds, of_pictures
 from .gallery import Embedded, Gallery, Said, gallery
 from .glossary import measure
+from .protection import costs
 from .tables import statistics, table
 from .verdict import LayerVerdict, Verdict, verdicts
 
@@ -51,6 +52,7 @@ class Section:
     statements: tuple[tuple[str, str], ...]
     caveats: tuple[str, ...]
     advice: str
+    costs: str
     cards: tuple[Card, ...]
     charts: tuple[Chart, ...]
     confusions: tuple[Confusion, ...]
@@ -73,7 +75,7 @@ def render(cells: Sequence[Cell], folder: Path, *, redact: bool) -> Pages:
         "victims": list(dict.fromkeys(cell.spec.victim for cell in cells)),
         "pictures": method.pictures(cells),
         "environment": method.environment_line(cells),
-        "sections": [_section(n, verdict, names[n], shown) for n, verdict in enumerate(judged)],
+        "sections": [_section(n, verdict, names[n], shown, judged) for n, verdict in enumerate(judged)],
         "nothing": words.NOTHING,
         "thresholds": list(dict.fromkeys(v.threshold for v in judged if of_pictures(v) is not None)),
         "rules": [sayings.RULES[said] for said in SAID if said in kinds(cells)],
@@ -92,7 +94,7 @@ def render(cells: Sequence[Cell], folder: Path, *, redact: bool) -> Pages:
     return Pages(page.render(content | parts), _for_markdown().get_template("report.md").render(content))
 
 
-def _section(number: int, verdict: Verdict, name: str, shown: Gallery) -> Section:
+def _section(number: int, verdict: Verdict, name: str, shown: Gallery, judged: Sequence[Verdict]) -> Section:
     pictured, found = of_pictures(verdict), findings(verdict)
     statements = [] if pictured is None else [(words.headline(pictured), words.evidence(pictured))]
     statements += [(sayings.headline(finding), sayings.evidence(finding, verdict)) for finding in found]
@@ -102,6 +104,7 @@ def _section(number: int, verdict: Verdict, name: str, shown: Gallery) -> Sectio
         tuple(statements),
         sayings.caveats(found, verdict, pictured),
         " ".join(filter(None, ("" if pictured is None else words.advice(pictured), *told))),
+        costs(verdict, judged),
         tuple(_card(layer, verdict, found, shown, (number, layer.layer)) for layer in verdict.layers),
         charts(verdict, f"chart{number}"),
         confusions(verdict),

@@ -155,7 +155,7 @@ def _facts(cells: Sequence[Cell]) -> tuple[tuple[str, str], ...]:
         ("Public pictures", _all(spec.public for spec in specs)),
         ("Gallery", _all(spec.gallery for spec in specs)),
         ("Wire format", _all(spec.wire for spec in specs)),
-        ("Defenses", _all(" + ".join(spec.defenses) or "none" for spec in specs)),
+        ("Defenses", _all(text.defenses(spec.defenses) or "none" for spec in specs)),
         ("Judges", ", ".join(judges)),
         ("Effort", _all(spec.effort for spec in specs)),
         ("Seed", _all(str(spec.seed) for spec in specs)),

@@ -171,7 +171,7 @@ def _attacker(cell: Cell) -> tuple[Value, ...]:
 
 
 def _defense(cell: Cell) -> tuple[Value, ...]:
-    shown = " + ".join(cell.spec.defenses)
+    shown = text.defenses(cell.spec.defenses)
     return _one(shown or "none", shown)
 
 

@@ -117,3 +117,12 @@ def listing(words: Sequence[str], last: str = "and") -> str:
 def counted(count: int, singular: str, plural: str | None = None) -> str:
     """Return `1 picture` or `4 pictures`."""
     return f"{count} {singular if count == 1 else plural or singular + 's'}"
+
+
+def defenses(names: Sequence[str]) -> str:
+    """Return defenses in the order in which they are applied, without the switches of theirs that are off."""
+    shown = []
+    for name, _, tail in (item.partition(":") for item in names):
+        pairs = [pair for pair in tail.split(",") if pair and not pair.endswith("=false")]
+        shown.append(f"{name}:{','.join(pairs)}" if pairs else name)
+    return " + ".join(shown)

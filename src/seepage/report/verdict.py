@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..schema import Cell, Cut, Stats
@@ -30,6 +30,11 @@ class Setting:
     manifest_sha256: str
     defenses: tuple[str, ...]
     wire: str
+
+    @property
+    def undefended(self) -> Setting:
+        """The same without its defenses."""
+        return replace(self, defenses=())
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def setting_name(verdict: Verdict, among: Sequence[Verdict]) -> str:
     if len(among) < 2:
         return ""
     mine, others = verdict.setting, [other.setting for other in among]
-    parts = [" + ".join(mine.defenses) or "no defense"] if len({o.defenses for o in others}) > 1 else []
+    parts = [text.defenses(mine.defenses) or "no defense"] if len({o.defenses for o in others}) > 1 else []
     for field in ("victim", "size", "data", "wire", "weights_sha256", "manifest_sha256"):
         values = {getattr(other, field) for other in others}
         if len(values) < 2 or (field.endswith("sha256") and parts):

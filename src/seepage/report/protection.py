@@ -1,0 +1,73 @@
+"""What a defense is for and what it costs, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..schema import Protection
+from . import text
+from .verdict import LayerVerdict, Verdict
+
+
+def costs(verdict: Verdict, judged: Sequence[Verdict]) -> str:
+    """Say whom a setting's defenses can help against, what they promise, what they leave of the model and weigh.
+
+    Empty for an undefended setting; `judged` are the report's, among which the undefended one is looked for.
+    """
+    if not verdict.setting.defenses:
+        return ""
+    claims = next((cell.protection for cell in verdict.cells if cell.protection), ())
+    return " ".join(filter(None, (*map(_claim, claims), _promise(verdict), _kept(verdict), _sent(verdict, judged))))
+
+
+def _claim(claim: Protection) -> str:
+    name = claim.name.partition(":")[0]
+    whom = text.listing(list(claim.protects_from))
+    return f"{name} can help against {whom}; what undoes it is held by {claim.holder}."
+
+
+def _promise(verdict: Verdict) -> str:
+    """The largest epsilon of one send, over the layers."""
+    cells = [cell for cell in verdict.cells if cell.spec.sends == 1]
+    spent = [claim for cell in cells for claim in cell.protection if claim.epsilon is not None]
+    if not spent:
+        return ""
+    most = max(spent, key=lambda claim: claim.epsilon or 0.0)
+    return f"One send is ({text.significant(most.epsilon)}, {most.delta:g})-differentially private, whoever attacks."
+
+
+def _kept(verdict: Verdict) -> str:
+    """What is left of the model where least is."""
+    layers = {layer.layer: _utility(layer) for layer in verdict.layers}
+    for key, said in (("agreement", "gives the same answer for"), ("cosine", "gives answers of a mean cosine of")):
+        having = {name: values[key] for name, values in layers.items() if key in values}
+        if having:
+            worst = min(having, key=lambda name: having[name])
+            value = having[worst]
+            amount = f"{text.percent(value)} of the pictures" if key == "agreement" else text.number(value, 3)
+            return f"The next stage {said} {amount}{f' at {worst}, where least is left' if len(having) > 1 else ''}."
+    return ""
+
+
+def _utility(layer: LayerVerdict) -> dict[str, float]:
+    return next((cell.utility for cell in layer.cells if cell.utility), {})
+
+
+def _sent(verdict: Verdict, judged: Sequence[Verdict]) -> str:
+    """The share of the undefended bytes that is sent, at the layer where that is most."""
+    mine = _bytes(verdict)
+    bare = next((_bytes(other) for other in judged if other.setting == verdict.setting.undefended), {})
+    both = {name: (size, bare[name]) for name, size in mine.items() if bare.get(name)}
+    if not both:
+        return ""
+    layer = max(both, key=lambda name: both[name][0] / both[name][1])
+    sent, before = both[layer]
+    if sent == before:
+        return "It weighs no more."
+    where = f" at {layer}" if len(both) > 1 else ""
+    return f"A picture weighs {text.size(sent)}{where}, {text.size(before)} undefended."
+
+
+def _bytes(verdict: Verdict) -> dict[str, int]:
+    found = {layer.layer: [c.bytes_per_image for c in layer.cells if c.bytes_per_image] for layer in verdict.layers}
+    return {name: sizes[0] for name, sizes in found.items() if sizes}
