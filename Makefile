@@ -4,8 +4,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup audit test lint bench bench-captions bench-factors bench-inversion bench-layers bench-paper \
-        bench-peel docs clean
+.PHONY: help setup audit test lint bench bench-captions bench-defenses bench-factors bench-inversion \
+        bench-layers bench-paper bench-peel docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -57,6 +57,9 @@ bench-captions: setup  ## what features say in words, on the research data that 
 
 bench-paper: setup  ## CapRecover's published cells, with its models and data where they are: DATA=folder
 	$(BIN)/python benchmarks/paper.py --data $(or $(DATA),data)
+
+bench-defenses: setup  ## what defenses promise, held against what they do
+	$(BIN)/python benchmarks/mask.py
 
 bench-layers: setup  ## the cut law on every architecture at full size
 	$(BIN)/python benchmarks/layers.py

@@ -45,7 +45,8 @@ def _kept(verdict: Verdict) -> str:
             worst = min(having, key=lambda name: having[name])
             value = having[worst]
             amount = f"{text.percent(value)} of the pictures" if key == "agreement" else text.number(value, 3)
-            return f"The next stage {said} {amount}{f' at {worst}, where least is left' if len(having) > 1 else ''}."
+            where = f" at {worst}, where least is left" if len(set(having.values())) > 1 else ""
+            return f"The next stage {said} {amount}{where}."
     return ""
 
 
@@ -63,7 +64,7 @@ def _sent(verdict: Verdict, judged: Sequence[Verdict]) -> str:
     layer = max(both, key=lambda name: both[name][0] / both[name][1])
     sent, before = both[layer]
     if sent == before:
-        return "It weighs no more."
+        return "What is sent weighs no more."
     where = f" at {layer}" if len(both) > 1 else ""
     return f"A picture weighs {text.size(sent)}{where}, {text.size(before)} undefended."
 
