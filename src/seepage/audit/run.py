@@ -43,9 +43,12 @@ def run_audit(
     *,
     listener: Listener | None = None,
     bench: Workbench | None = None,
+    grid: Sequence[Job] | None = None,
     debug: bool = False,
 ) -> list[Cell]:
     """Run a request's cells into a folder and return their records, in the grid's order.
+
+    `grid` are those of its cells that are wanted, all of them unless told.
 
     Cells that the folder holds already, done or not to be run, are not run again; failed ones are. With `debug` an
     unexpected error is raised instead of recorded as a failed cell.
@@ -55,7 +58,7 @@ def run_audit(
     """
     bench = bench or Workbench(request)
     tell = listener or (lambda event: None)
-    grid = jobs(bench)
+    grid = jobs(bench) if grid is None else grid
     with Store(folder).opened() as store:
         known = store.cells()
         _refuse_mixture(request, known.values(), folder)

@@ -40,6 +40,8 @@ from .public import examples
 from .request import Request, RequestError
 from .stored import Stored, placed
 
+_LOADED = ("device", "victim", "source", "hashes", "public", "mean_picture", "captioned", "resized", "manifest")
+
 
 class Workbench:
     """Everything that cells of one request share. Nothing in here depends on which cell is run."""
@@ -49,6 +51,12 @@ class Workbench:
         self._metrics: dict[Recovers, Mapping[str, Metric]] = {}
         self._unavailable: dict[Recovers, Mapping[str, str]] = {}
         self.fitted_defenses: dict[str, Pipeline] = {}
+
+    def beside(self, request: Request) -> Workbench:
+        """Return the bench of a request for the same victim and pictures, which are not loaded again."""
+        other = Workbench(request)
+        other.__dict__ |= {name: self.__dict__[name] for name in _LOADED if name in self.__dict__}
+        return other
 
     @cached_property
     def device(self) -> torch.device:

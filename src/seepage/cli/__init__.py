@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from . import audit, depth, files, lists, train
+from . import audit, depth, encrypt, files, frontier, lists, train
 from .console import complain
 
 USAGE, FAILED, INTERRUPTED = 2, 3, 130
@@ -24,12 +24,15 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (audit, depth, files, lists, train):
+for module in (audit, depth, encrypt, files, frontier, lists, train):
     module.add_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 a --fail-if holds, 2 bad input, 3 cells failed, 130 interrupted."""
+    """Run the command line and exit.
+
+    0 done, 1 a --fail-if holds or nothing satisfies, 2 bad input, 3 cells failed, 130 interrupted.
+    """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     # A stream that was closed before the start is None here, and its number would go to the next file opened.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  open to the end

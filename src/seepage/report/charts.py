@@ -306,7 +306,7 @@ class _Drawing:
                 top, base = self._y(point.high), self._y(point.low)
                 path = f"M{x:g},{top:g}V{base:g}M{x - 3.5:g},{top:g}h7M{x - 3.5:g},{base:g}h7"
                 _child(mark, "path", {"class": "bar", "d": path})
-            _marker(mark, line.number, x, y)
+            marker(mark, line.number, x, y)
             _child(mark, "circle", {"class": "hit"}, cx=x, cy=y, r=11)
 
 
@@ -338,7 +338,8 @@ def _child(
     return ElementTree.SubElement(parent, tag, (attributes or {}) | given)
 
 
-def _marker(parent: ElementTree.Element, number: int, x: float, y: float) -> None:
+def marker(parent: ElementTree.Element, number: int, x: float, y: float) -> None:
+    """Add the mark of one of `MARKERS` to a drawing."""
     shape = MARKERS[number % len(MARKERS)]
     if shape in ("circle", "ring"):
         _child(parent, "circle", {"class": "mark" if shape == "circle" else "mark open"}, cx=x, cy=y, r=4.6)
@@ -357,7 +358,7 @@ def _swatch(line: Series) -> Markup:
     group = _child(svg, "g", {"class": _class(line)})
     _child(group, "polyline", {"points": "1,8 33,8"})
     if line.attack:
-        _marker(group, line.number, 17.0, 8.0)
+        marker(group, line.number, 17.0, 8.0)
     return Markup(ElementTree.tostring(svg, encoding="unicode"))
 
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ..attacks.caprecover import adapter
 from ..audit.request import Request
 from ..audit.statistics import paired_difference
 from ..audit.workbench import Workbench
 from ..schema import Cell, Stats
 from ..types import Recovers, SeepageError
+from .strongest import strongest
 
 _METRICS: Mapping[Recovers, tuple[str, ...]] = {
     "images": ("psnr",),
@@ -76,25 +76,13 @@ class Step:
 def bench_of(asked: Request) -> Workbench:
     """Return the audit to run: where no attack is named, the strongest on pictures, words and labels that can be run.
 
-    `joint` always; `caprecover` with the adapter that ships for the victim, else trained at each cut on public pictures
-    with captions; `probe` where public pictures and those under audit have labels.
-
     Raises:
         DepthError: there are fewer than two cuts.
         SeepageError: the audit cannot be had as it was asked for.
     """
     bench = Workbench(asked)
     if not asked.attacks:
-        attacks = ["joint"]
-        known = frozenset() if bench.public is None else bench.public.known
-        shipped = [name for name, whose in adapter.shipped().items() if whose == bench.victim.name]
-        if shipped and asked.size is None:
-            attacks.append(f"caprecover:adapter={shipped[0]}")
-        elif "captions" in known:
-            attacks.append("caprecover")
-        if "label" in known & bench.source.known:
-            attacks.append("probe")
-        bench = Workbench(replace(asked, attacks=tuple(attacks)))
+        bench = Workbench(replace(asked, attacks=strongest(bench)))
     if len(bench.layers) < 2:
         raise DepthError(
             f"{asked.victim} at {', '.join(bench.layers)} has one depth alone: name two cuts at least with --layer, of "

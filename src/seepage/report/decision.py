@@ -1,0 +1,136 @@
+"""A decision in words: what was advised, how sure that is, what was left out, or which limit cannot be kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from . import text
+from .frontier import setting
+
+COLUMNS = ("layer", "defense", "verdict", "leaks", "utility", "bytes", "device", "ms")
+_STATUS = {
+    "advised": "advised",
+    "refused": "breaks",
+    "struck": "struck: breaks",
+    "unconfirmed": "not confirmed",
+    "skipped": "costs more",
+}
+_COSTS = {
+    "device-macs": "multiply-adds on the device",
+    "bytes": "bytes a picture",
+    "milliseconds": "milliseconds on the device",
+}
+
+Record = Mapping[str, Any]
+
+
+def sentences(record: Record) -> list[str]:
+    """Return the decision: first the answer, then how far it may be trusted and what was not looked at."""
+    counts = Counter(row["status"] for row in record["rows"])
+    found = _advised(record, record["answer"]) if record["answer"] else _nothing(record)
+    looked = len(record["rows"]) - counts["skipped"] - counts["unconfirmed"]
+    screened = sum(row["stage"] != "" for row in record["rows"])
+    told = [f"{looked} of {text.counted(len(record['rows']), 'candidate')} were looked at, {screened} of them attacked"]
+    if counts["struck"]:
+        told.append(f"{counts['struck']} passed the screen and were struck by the stronger attacks")
+    if counts["skipped"]:
+        told.append(f"{counts['skipped']} were skipped, since they cost more than the one advised")
+    if counts["unconfirmed"]:
+        told.append(
+            f"{counts['unconfirmed']} were not looked at, since as many were confirmed as --confirm lets be, and failed"
+        )
+    found.append("; ".join(told) + ".")
+    cheaper = [row for row in record["rows"] if row["status"] in ("refused", "struck")]
+    if record["answer"] and cheaper:
+        broken = Counter(f"--{key}" for row in cheaper for key in row["fails"])
+        named = [f"{name} ({text.counted(count, 'candidate')})" for name, count in broken.most_common()]
+        found.append(f"What would cost less breaks {text.listing(named)}.")
+    return found
+
+
+def rows(record: Record) -> list[tuple[str, ...]]:
+    """Return each candidate as a row under `COLUMNS`, the cheapest first."""
+    units = {limit["key"]: limit["unit"] for limit in record["limits"]}
+    found: list[tuple[str, ...]] = []
+    for row in record["rows"]:
+        verdict = _STATUS[row["status"]]
+        if row["status"] in ("refused", "struck"):
+            verdict += f" {text.listing(['--' + key for key in row['fails']])}"
+        leaks = [f"{key.partition('-')[2]} {_value(row['values'][key], units[key])}" for key in row["leaks"]]
+        share = row["macs_before"] / max(row["macs_before"] + row["macs_after"], 1)
+        kept = row["utility"].get("agreement", row["utility"].get("cosine"))
+        costs = (text.percent(kept, 1), text.size(row["bytes"]), text.share(share))
+        shown = ", ".join(leaks) or text.NONE
+        found.append((row["layer"], setting(row), verdict, shown, *costs, text.number(row["device_ms"]["median"], 1)))
+    return found
+
+
+def _advised(record: Record, answer: Record) -> list[str]:
+    units = {limit["key"]: limit["unit"] for limit in record["limits"]}
+    limits = {limit["key"]: limit["value"] for limit in record["limits"]}
+    cost = {"device-macs": answer["macs_before"], "bytes": answer["bytes"]}.get(record["minimise"])
+    least = text.significant(answer["device_ms"]["median"]) if cost is None else f"{cost:,}".replace(",", text.NARROW)
+    found = [
+        f"Cut {record['name']} at {answer['layer']}, {setting(answer)}: of the candidates that keep to every limit the "
+        f"one with the fewest {_COSTS[record['minimise']]}, {least}."
+    ]
+    for key, worst in answer["leaks"].items():
+        known = "" if worst["attacker"] == "none" else f" ({worst['attacker']})"
+        found.append(
+            f"--{key} {_value(limits[key], units[key])}: the worst is {_value(_central(key, worst), units[key])}, "
+            f"the upper end of its 95{text.NARROW}% interval {_value(answer['values'][key], units[key])}, which "
+            f"has to keep to it; by {worst['attack'].partition(':')[0]}{known}, n = {worst['n']}"
+            f"{', ' + str(worst['n_failed']) + ' failed' if worst['n_failed'] else ''}."
+        )
+    for key, value in answer["values"].items():
+        if key not in answer["leaks"]:
+            found.append(f"--{key} {_value(limits[key], units[key])}: {_value(value, units[key])}.")
+    if "min-utility" in limits:
+        found.append(f"Utility is the mean over {text.counted(record['n'], 'picture')}, not the end of an interval.")
+    found.append(
+        "It holds for these attacks and pictures: audit the advised cut on others before it is relied on. A limit that "
+        "is kept is the failure of the attacks that were run, not a proof of privacy."
+    )
+    return found
+
+
+def _nothing(record: Record) -> list[str]:
+    found = ["Nothing satisfies the limits."]
+    for miss in record["unmet"]:
+        where = f"{miss['nearest']['layer']}, {setting(miss['nearest'])}"
+        limit, unit = _value(miss["limit"], miss["unit"]), miss["unit"]
+        if miss["value"] is None:
+            found.append(f"--{miss['key']} {limit}: not known at {where}: {miss['reason']}.")
+            continue
+        beyond = f"{_value(miss['value'], unit)}, {_value(miss['excess'], unit)} beyond it"
+        if miss["alone"]:
+            among = text.counted(miss["among"], "candidate")
+            found.append(
+                f"--{miss['key']} {limit} cannot be met by any of {among}: the nearest, {where}, has {beyond}."
+            )
+        else:
+            found.append(
+                f"Each limit is kept by some, all by none. The nearest, {where}, breaks --{miss['key']} {limit}: "
+                f"{beyond}."
+            )
+    if not record["unmet"]:
+        found.append("No candidate was confirmed.")
+    return found
+
+
+def _central(key: str, worst: Record) -> float | None:
+    value: float | None = worst["recovery"] if key == "max-caption-gain" else worst["worst"]
+    return value
+
+
+def _value(value: float | None, unit: str) -> str:
+    if value is None:
+        return "unknown"
+    if unit == "B":
+        return text.size(round(value))
+    if unit == "MAC":
+        return f"{text.significant(value / 1e6)} M multiply-adds"
+    shown = text.number(value, 1 if unit == "dB" else 2 if unit == "ms" else 3)
+    return f"{shown}{text.NARROW}{unit}" if unit else shown

@@ -1,0 +1,152 @@
+"""The frontier and the decision through the command line, on a victim whose right answer is known."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seepage.report.frontier import render
+from seepage.store import Store
+
+Run = Callable[..., tuple[int, str, str]]
+# An invertible mixing of colours, then sixteen means, of which no attack can make a picture of 768 numbers.
+WHERE = ("--layer", "mix", "--layer", "pool", "--attack", "rmle:steps=20,lr=0.1", "--limit", "2")
+BYTES = {"mix": 3 * 16 * 16 * 4, "pool": 16 * 4}
+
+
+def advised(folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((folder / "advise.json").read_text())
+    return record
+
+
+def test_the_frontier_is_drawn_and_resumes(seepage: Run, victim: str, folder: Path, tmp_path: Path) -> None:
+    asked = ("frontier", victim, folder, *WHERE, "--defense", "quantize:bits=8,1", "-o", tmp_path / "o")
+    code, out, error = seepage(*asked)
+    assert code == 0, error
+    assert out.splitlines()[-1] == str(tmp_path / "o" / "frontier.html")
+    record = json.loads((tmp_path / "o" / "frontier.json").read_text())
+    points = {(p["layer"], *p["defenses"]): p for p in record["points"]}
+    assert len(points) == 6
+    bare = {layer: points[(layer,)] for layer in BYTES}
+    assert {layer: point["bytes"] for layer, point in bare.items()} == BYTES
+    assert {layer: point["utility"]["agreement"] for layer, point in bare.items()} == {"mix": 1.0, "pool": 1.0}
+    assert points["mix", "quantize:bits=1"]["bytes"] == 3 * 16 * 16 // 8 + 8
+    assert bare["mix"]["leakage"]["psnr"]["mean"] > bare["pool"]["leakage"]["psnr"]["mean"] + 5
+    assert bare["mix"]["macs_before"] == 9 * 16 * 16 < bare["pool"]["macs_before"]
+    assert not bare["mix"]["front"] or points["mix", "quantize:bits=8"]["utility"]["agreement"] < 1, (
+        "as good at a quarter"
+    )
+    assert any(point["front"] for point in points.values())
+    for point in points.values():
+        for side in ("device_ms", "server_ms"):
+            assert 0 < point[side]["least"] <= point[side]["median"] <= point[side]["most"]
+    for cell in Store(tmp_path / "o").cells().values():
+        assert cell.spec.attacker == ("aware:" + cell.spec.attacker[6:] if cell.spec.defenses else "none")
+    (lost,) = [line for line in record["missing"] if "aware:retrained" in line]
+    assert "at 4 candidates" in lost
+    page = (tmp_path / "o" / "frontier.html").read_text()
+    assert page == render(record)
+    assert page.count("<svg") == page.count("</svg") >= 8
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    rows = list(csv.DictReader((tmp_path / "o" / "frontier.csv").read_text().splitlines()))
+    assert [float(row["psnr_mean"]) for row in rows] == [p["leakage"]["psnr"]["mean"] for p in record["points"]]
+    before = (tmp_path / "o" / "results.jsonl").read_bytes()
+    assert seepage(*asked)[0] == 0
+    assert (tmp_path / "o" / "results.jsonl").read_bytes() == before, "nothing is attacked again"
+    assert json.loads((tmp_path / "o" / "frontier.json").read_text()) == record, "nor timed again"
+
+
+def test_advice_is_right_where_the_answer_is_known(seepage: Run, victim: str, folder: Path, tmp_path: Path) -> None:
+    asked = ("advise", victim, folder, *WHERE, "--defense", "none", "--effort", "quick", "-o", tmp_path / "o")
+    code, out, error = seepage(*asked, "--max-psnr", "20", "--min-utility", "0.98")
+    assert code == 0, error
+    record = advised(tmp_path / "o")
+    assert record["answer"]["layer"] == "pool"
+    by = {row["layer"]: row for row in record["rows"]}
+    assert (by["mix"]["status"], by["mix"]["fails"]) == ("refused", ["max-psnr"])
+    assert by["pool"]["values"]["max-psnr"] >= by["pool"]["leaks"]["max-psnr"]["worst"], "the upper end decides"
+    assert "at pool, undefended" in out
+    assert "not a proof of privacy" in out
+    before = (tmp_path / "o" / "results.jsonl").read_bytes()
+    code, out, _ = seepage(*asked, "--max-psnr", "160")
+    assert (code, advised(tmp_path / "o")["answer"]["layer"]) == (0, "mix"), (
+        "with that much allowed the cheapest will do"
+    )
+    assert "1 were skipped" in out
+    code, out, _ = seepage(*asked, "--max-psnr", "160", "--minimise", "bytes")
+    assert (code, advised(tmp_path / "o")["answer"]["layer"]) == (0, "pool")
+    code, out, _ = seepage(*asked, "--max-psnr", "1")
+    assert code == 1
+    (miss,) = advised(tmp_path / "o")["unmet"]
+    assert miss["nearest"]["layer"] == "pool"
+    assert miss["excess"] == pytest.approx(by["pool"]["values"]["max-psnr"] - 1)
+    assert "cannot be met by any of 2 candidates" in out
+    assert (tmp_path / "o" / "results.jsonl").read_bytes() == before, "other limits ask of the same attacks"
+
+
+def test_what_costs_too_much_is_not_attacked(seepage: Run, victim: str, folder: Path, tmp_path: Path) -> None:
+    asked = ("advise", victim, folder, *WHERE, "--defense", "none", "--effort", "quick", "-o", tmp_path / "o")
+    code, _, error = seepage(*asked, "--max-psnr", "160", "--max-bytes", "1k")
+    assert code == 0, error
+    assert advised(tmp_path / "o")["answer"]["layer"] == "pool"
+    assert {cell.spec.layer for cell in Store(tmp_path / "o").cells().values()} == {"pool"}
+    code, out, _ = seepage(*asked, "--max-psnr", "160", "--max-bytes", "10")
+    assert code == 1
+    (miss,) = advised(tmp_path / "o")["unmet"]
+    assert (miss["key"], miss["value"], miss["excess"]) == ("max-bytes", 64, 54)
+    # Each is kept by one of the cuts: a short device by the first, a short message by the last.
+    code, out, error = seepage(*asked, "--max-psnr", "160", "--max-bytes", "1k", "--max-device-macs", "10k")
+    assert (code, out) == (2, "")
+    assert "contradict each other" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ((), "no limit is given"),
+        (("--max-bytes", "200k"), "no limit on what leaks"),
+        (("--max-psnr", "nan"), "finite"),
+        (("--max-psnr", "18", "--minimise", "bites"), "did you mean 'bytes'"),
+        (("--max-psnr", "18", "--defense", "quantise:bits=4"), "did you mean 'quantize'"),
+        (("--max-psnr", "18", "--layer", "mixx"), "did you mean|nearest"),
+        (("--max-top1", "0.2"), "needs an attack that reads labels"),
+        (("--max-rank1", "0.2"), "needs --gallery"),
+        (("--max-caption-gain", "0.1", "--attack", "nearest", "--public", "OWNED"), "cannot be had: .*50"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(
+    seepage: Run, victim: str, folder: Path, tmp_path: Path, asked: tuple[str, ...], said: str
+) -> None:
+    lines = [
+        json.dumps({"file_name": f"{index}.png", "captions": [f"a field of colour {index}"]}) for index in range(6)
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    words = [str(folder) if word == "OWNED" else word for word in asked]
+    if "OWNED" in asked:
+        owned = tmp_path / "owned"
+        owned.mkdir()
+        for index in range(6):
+            (owned / f"{index}.png").write_bytes((folder / f"{5 - index}.png").read_bytes())
+        words[words.index(str(folder))] = str(owned)
+        (owned / "metadata.jsonl").write_text("\n".join(lines))
+    code, out, error = seepage("advise", victim, folder, "--limit", "3", *words, "-o", tmp_path / "o")
+    assert (code, out) == (2, "")
+    assert error.count("\n") == 1
+    assert re.search(said, error), error
+
+
+def test_the_grid_is_printed_before_anything_runs(seepage: Run, victim: str, folder: Path, tmp_path: Path) -> None:
+    for command, more in (("frontier", ()), ("advise", ("--max-psnr", "18"))):
+        code, out, error = seepage(
+            command, victim, folder, *WHERE, *more, "--defense", "quantize:bits=8,4", "--dry-run", "-o", tmp_path / "o"
+        )
+        assert code == 0, error
+        assert out.splitlines()[-1].startswith("6 candidates")
+        assert not (tmp_path / "o").exists()
