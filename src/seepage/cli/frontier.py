@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -111,7 +112,7 @@ def frontier(
     _write(record, folder / "frontier.json")
     page = pages.write(record, folder)
     if as_json:
-        say_json(record)
+        say_json(_spelt(record))
     else:
         table(pages.COLUMNS, pages.rows(record), right=("utility", "bytes", "device", "ms"))
         for sentence in pages.sentences(record):
@@ -207,7 +208,7 @@ def advise(
     _write(record, folder / "advise.json")
     page = report.write(cells, folder) if cells else folder / "advise.json"
     if as_json:
-        say_json(record)
+        say_json(_spelt(record))
     else:
         table(decision.COLUMNS, decision.rows(record), right=("utility", "bytes", "device", "ms"))
         for sentence in decision.sentences(record):
@@ -290,7 +291,18 @@ def _write(record: dict[str, Any], path: Path) -> None:
     from ..files import replacing
 
     with replacing(path) as part:
-        part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(_spelt(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _spelt(value: Any) -> Any:
+    """The value with NaN and infinity as the words that records have for them: JSON has no number for either."""
+    if isinstance(value, dict):
+        return {key: _spelt(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_spelt(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def _code(cells: Sequence[Cell]) -> int:

@@ -52,7 +52,7 @@ def _milliseconds(value: float) -> str:
 AXES = (
     Axis("bytes", "bytes a picture", lambda record, point: float(point["bytes"]), lambda v: text.size(round(v)), True),
     Axis("lost", "utility lost", _lost, lambda v: text.percent(v, 0 if abs(100 * v % 1) < 1e-6 else 1)),
-    Axis("macs", "share of the multiply-adds that the device does", _macs, text.percent),
+    Axis("macs", "work on the device, of all multiply-adds", _macs, text.percent),
     Axis("ms", "milliseconds on the device", lambda record, point: point["device_ms"]["median"], _milliseconds, True),
 )
 
