@@ -23,6 +23,8 @@ _COSTS = {
     "milliseconds": "milliseconds on the device",
 }
 
+_DECILES, _FEW = ("max-psnr", "max-ssim"), 10
+
 Record = Mapping[str, Any]
 
 
@@ -32,15 +34,13 @@ def sentences(record: Record) -> list[str]:
     found = _advised(record, record["answer"]) if record["answer"] else _nothing(record)
     looked = len(record["rows"]) - counts["skipped"] - counts["unconfirmed"]
     screened = sum(row["stage"] != "" for row in record["rows"])
-    told = [f"{looked} of {text.counted(len(record['rows']), 'candidate')} were looked at, {screened} of them attacked"]
+    told = [f"{looked} of {text.counted(len(record['rows']), 'candidate')} looked at, {screened} of them attacked"]
     if counts["struck"]:
-        told.append(f"{counts['struck']} passed the screen and were struck by the stronger attacks")
+        told.append(f"{counts['struck']} struck by the stronger attacks after passing the screen")
     if counts["skipped"]:
-        told.append(f"{counts['skipped']} were skipped, since they cost more than the one advised")
+        told.append(f"{counts['skipped']} skipped, for costing more than the one advised")
     if counts["unconfirmed"]:
-        told.append(
-            f"{counts['unconfirmed']} were not looked at, since as many were confirmed as --confirm lets be, and failed"
-        )
+        told.append(f"{counts['unconfirmed']} not looked at, since as many were struck as --confirm lets be tried")
     found.append("; ".join(told) + ".")
     cheaper = [row for row in record["rows"] if row["status"] in ("refused", "struck")]
     if record["answer"] and cheaper:
@@ -83,6 +83,11 @@ def _advised(record: Record, answer: Record) -> list[str]:
             f"the upper end of its 95{text.NARROW}% interval {_value(answer['values'][key], units[key])}, which "
             f"has to keep to it; by {worst['attack'].partition(':')[0]}{known}, n = {worst['n']}"
             f"{', ' + str(worst['n_failed']) + ' failed' if worst['n_failed'] else ''}."
+        )
+    if any(key in _DECILES and worst["n"] <= _FEW for key, worst in answer["leaks"].items()):
+        found.append(
+            f"Of {_FEW} pictures or fewer that end is the worst picture itself, and nothing beyond it was seen: more "
+            "pictures make it surer."
         )
     for key, value in answer["values"].items():
         if key not in answer["leaks"]:
