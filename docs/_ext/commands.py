@@ -17,8 +17,17 @@ class Commands(SphinxDirective):
     """A section for every command: what it does, its arguments, its options."""
 
     def run(self) -> list[nodes.Node]:
-        text = "\n\n".join(_section(name, command) for name, command in get_command(app).commands.items())
+        text = "\n\n".join(_section(name, command) for name, command in _leaves(get_command(app)))
         return self.parse_text_to_nodes(text, allow_section_headings=True)
+
+
+def _leaves(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """The commands with their names in full: those of a group each by itself."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _leaves(command, f"{before}{name} ")
+        else:
+            yield before + name, command
 
 
 def _section(name: str, command: Any) -> str:

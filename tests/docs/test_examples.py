@@ -204,7 +204,9 @@ def test_commands_that_pages_show_have_the_options_they_use() -> None:
                 if not line.startswith("$ seepage "):
                     continue
                 words = shlex.split(line.removeprefix("$ seepage "), comments=True)
-                known = {option for item in commands[words[0]].params for option in item.opts}
+                command = commands[words[0]]
+                command = command.commands[words[1]] if hasattr(command, "commands") else command
+                known = {option for item in command.params for option in item.opts}
                 assert {word for word in words if word.startswith("-")} <= known, line
                 shown += 1
     assert shown
