@@ -51,14 +51,15 @@ class Scheme:
         return self.attack.language or (DEFAULT if self.preset is None else self.preset.language)
 
     def course(self, pictures: int, steps: int | None) -> Course:
-        """Return the stages for so many pictures; where `steps` were asked for, that many, of the first at most."""
+        """Return the stages for so many pictures, `steps` of the second where asked for; a preset aligns no longer."""
         course = Course(
             align=self.attack.align, align_lr=_GENTLER * self.attack.lr, steps=self.attack.steps, lr=self.attack.lr
         )
         if self.preset is not None:
             course = self.preset.course(pictures)
+            course = replace(course, align=min(course.align, course.steps if steps is None else steps))
         if steps is not None:
-            course = replace(course, steps=steps, align=min(course.align, steps))
+            course = replace(course, steps=steps)
         return replace(course, align=0) if self.authors else course
 
     def config(self, language: LanguageModel | None, classes: int) -> ModelConfig:
