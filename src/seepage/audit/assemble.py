@@ -20,9 +20,9 @@ from ..data import batches
 from ..defenses.privacy import NoAccountantError, guarantee
 from ..metrics.label import TopLabels
 from ..metrics.likelihood import Likelihood, NllGap
-from ..schema import Cell, Check, Cost, Environment, Protection, Sample, Scale, Spec, Stats
+from ..schema import Cell, Check, Cost, Environment, Protection, Scale, Spec, Stats
 from ..store import SampleLine
-from ..types import Captions, Metric, Noise, Recovery, Scores, SplitModel, Status
+from ..types import Captions, Metric, Recovery, Scores, SplitModel, Status
 from .bounds import bound
 from .exposure import NAIVE, NONE, Exposure
 from .gradients import gradient_masking
@@ -96,15 +96,6 @@ def record(
             peak_bytes=_peak_bytes(bench.device),
         ),
     )
-
-
-def _checked_by_residual(samples: Sequence[Sample]) -> bool:
-    return any(sample.residual is not None for sample in samples if sample.status != "failed")
-
-
-def _noise(exposure: Exposure) -> Noise | None:
-    """The noise that the fitted defense leaves, whose strength may be relative to what it was fitted on."""
-    return None if exposure.defense is None else exposure.defense.noise()
 
 
 def protections(exposure: Exposure) -> tuple[tuple[Protection, ...], dict[str, str]]:

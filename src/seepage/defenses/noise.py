@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -19,7 +20,7 @@ from .moments import spread_of
 Kind = Literal["gaussian", "laplace", "uniform"]
 
 
-class _Additive(BuiltIn):
+class _Additive(BuiltIn, ABC):
     """What the three have in common; `strength` is the law's own parameter, in features or in spreads of theirs."""
 
     kind: ClassVar[Kind]
@@ -31,9 +32,9 @@ class _Additive(BuiltIn):
     spread: float | None
 
     @property
+    @abstractmethod
     def strength(self) -> float:
         """The parameter as given."""
-        raise NotImplementedError
 
     def fit(self, leaks: Iterator[Leak]) -> _Additive:
         """Learn the feature's spread where the strength is relative to it."""
