@@ -43,7 +43,7 @@ _MOST = 2048
 
 @register("attack", "nearest")
 @dataclass(frozen=True)
-class Nearest:
+class Nearest(adapters.FromAdapter):
     """Say of a leak what is said of the attacker's own pictures nearest to it: nothing is written anew.
 
     The `among` nearest pictures bring all their captions; the answer is the one whose sentence vector (MiniLM) is
@@ -76,18 +76,6 @@ class Nearest:
     def budget(self) -> int:
         """Recovering needs no pass."""
         return 0
-
-    def equipment_sha256(self) -> str | None:
-        """Return the hash of the adapter's file."""
-        return None if self.adapter is None else adapters.sha256(self.adapter)
-
-    def learned_from(self, hashes: Sequence[str]) -> tuple[str, ...]:
-        """Return those SHA-256 of picture files that the adapter was trained or selected on."""
-        return () if self.adapter is None else adapters.read_header(self.adapter).seen(hashes)
-
-    def places(self) -> tuple[str, ...] | None:
-        """Return the layers that the adapter was trained at."""
-        return None if self.adapter is None else tuple(adapters.read_header(self.adapter).layers)
 
     def fit(
         self,

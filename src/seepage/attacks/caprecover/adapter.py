@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from importlib.resources import files
@@ -255,3 +255,33 @@ def _packed(hashes: Iterable[str]) -> UInt8[Tensor, "n 6"]:
 
 def _unpacked(rows: UInt8[Tensor, "n 6"]) -> frozenset[str]:
     return frozenset(bytes(row).hex() for row in rows.tolist())
+
+
+class FromAdapter:
+    """What an attack answers of the adapter that its `adapter` names, if it names one."""
+
+    adapter: Path | None
+
+    def equipment_sha256(self) -> str | None:
+        """Return the hash of the adapter's file.
+
+        Raises:
+            AdapterError: there is none.
+        """
+        return None if self.adapter is None else sha256(self.adapter)
+
+    def learned_from(self, hashes: Sequence[str]) -> tuple[str, ...]:
+        """Return those SHA-256 of picture files that the adapter was trained or selected on.
+
+        Raises:
+            AdapterError: the adapter cannot be read.
+        """
+        return () if self.adapter is None else read_header(self.adapter).seen(hashes)
+
+    def places(self) -> tuple[str, ...] | None:
+        """Return the layers that the adapter was trained at.
+
+        Raises:
+            AdapterError: the adapter cannot be read.
+        """
+        return None if self.adapter is None else tuple(read_header(self.adapter).layers)

@@ -43,7 +43,7 @@ _GENTLER = 0.6
 
 @register("attack", "caprecover")
 @dataclass(frozen=True)
-class CapRecover:
+class CapRecover(adapter.FromAdapter):
     """Read features with a Q-Former and let a frozen language model say what they show (arXiv 2507.22828).
 
     A mapper brings features of any shape to at most 64 tokens; a Q-Former's queries read them; projected, they are a
@@ -151,26 +151,6 @@ class CapRecover:
             NotRunError: it was not trained for what is to be read.
         """
         return self._recoverer(*adapter.read(path), knowledge)
-
-    def equipment_sha256(self) -> str | None:
-        """Return the hash of the adapter's file."""
-        return None if self.adapter is None else adapter.sha256(self.adapter)
-
-    def learned_from(self, hashes: Sequence[str]) -> tuple[str, ...]:
-        """Return those SHA-256 of picture files that the adapter was trained or selected on.
-
-        Raises:
-            AdapterError: the adapter cannot be read.
-        """
-        return () if self.adapter is None else adapter.read_header(self.adapter).seen(hashes)
-
-    def places(self) -> tuple[str, ...] | None:
-        """Return the layers that the adapter was trained at.
-
-        Raises:
-            AdapterError: the adapter cannot be read.
-        """
-        return None if self.adapter is None else tuple(adapter.read_header(self.adapter).layers)
 
     def assets(self) -> tuple[str, ...]:
         """Return the language model, where it is the embedded one, and the sentence encoder that captions go by."""
