@@ -225,7 +225,8 @@ class Knowledge:
     """What an attacker knows. No prefix: black-box. Never the truth.
 
     `query` maps pictures to leaks where the attacker may ask, `law` is what is known of the defense, `public` what the
-    attacker owns, `classes` the names of the victim's classes.
+    attacker owns, `classes` the names of the victim's classes. `onward` gives the victim from this cut to a later one
+    of that name, features to features; None where the attacker has no suffix.
     """
 
     image_shape: tuple[int, int, int]
@@ -234,6 +235,7 @@ class Knowledge:
     law: Law | None = None
     public: Examples | None = None
     classes: tuple[str, ...] | None = None
+    onward: Callable[[str], Callable[[Tensor], Tensor]] | None = None
 
 
 class Recoverer(ABC):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_language import BYTES, CAPTIONS, HEADER, captioned, leaks, save_language
+from torch import Tensor
 
 from seepage import registry
 from seepage.attacks.caprecover import adapter, recoverer
@@ -142,6 +144,40 @@ def test_it_is_kept_and_loaded(attack: CapRecover, fitted: Recoverer, tmp_path: 
         assert isinstance(two, Captions)
         assert one.texts == two.texts
         assert torch.equal(one.log_likelihood, two.log_likelihood)
+
+
+def test_an_earlier_leak_is_run_on_and_read_there(attack: CapRecover, fitted: Recoverer, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "adapter")
+    further = replace(attack, adapter=tmp_path / "adapter", through=HEADER.layer)
+    assert (further.access, further.places()) == ("white-box", None)
+    asked: list[str] = []
+
+    def onward(layer: str) -> Callable[[Tensor], Tensor]:
+        asked.append(layer)
+        return lambda features: features.flip(-1) / 2
+
+    early = Leak(2 * leaks().features.flip(-1), replace(HEADER, layer="early"))
+    with pytest.raises(AdapterError, match="the leak is of early"):
+        fitted.recover(early, draws(8))
+    found = further.fit(Knowledge((3, 2, 2), onward=onward), torch.Generator())
+    recovery = found.recover(early, draws(8))
+    assert isinstance(recovery.value, Captions)
+    assert recovery.value.texts == CAPTIONS
+    assert asked == [HEADER.layer]
+    score = found.score(early, CAPTIONS)
+    assert score is None  # nothing was aligned
+    silent = early.with_features(torch.zeros_like(early.features))
+    said, expected = found.log_likelihood(silent, CAPTIONS), fitted.log_likelihood(_silenced(), CAPTIONS)
+    assert said is not None
+    assert expected is not None
+    assert torch.allclose(said, expected)
+    assert found.recover(silent, draws(8)).status[0].kind == "failed"
+    with pytest.raises(NotRunError, match="which this attacker lacks"):
+        further.fit(Knowledge((3, 2, 2)), torch.Generator())
+
+
+def _silenced() -> Leak:
+    return leaks().with_features(torch.zeros_like(leaks().features))
 
 
 def test_the_adapters_hash_is_part_of_the_result(attack: CapRecover, fitted: Recoverer, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from ..types import (
     Recovers,
     SplitModel,
 )
-from ..victims.cut import cut
+from ..victims.cut import cut, onward
 from ..victims.layers import Layer, default_layers, layers
 from ..victims.victim import Victim
 from .asked import asks_label_judge, attack_of, attacks_of, metrics_of
@@ -299,7 +299,8 @@ class Workbench:
         """
         query = query or (lambda images: self.received(split, images))
         public = None if self.public is None else examples(self.public, query, split.load)
-        return Knowledge(split.image_shape, split.prefix, query, None, public, self.victim.classes)
+        further = partial(onward, self.victim, split.layer)
+        return Knowledge(split.image_shape, split.prefix, query, None, public, self.victim.classes, further)
 
     def sent(self, split: SplitModel, images: Tensor) -> Leak:
         """What crosses the split, in the wire's format.

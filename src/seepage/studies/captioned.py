@@ -76,11 +76,6 @@ class Captioned:
         """Return the number of a picture's first caption."""
         return self.places[row][0]
 
-    def pick(self, row: int, share: float) -> int:
-        """Return the number of the caption of a picture that lies at `share`, in [0, 1), of them."""
-        start, count = self.places.get(row, (0, 1))
-        return start + int(share * count)
-
     def label(self, row: int) -> int:
         """Return a picture's label, -1 where it has none."""
         label = self.part.source.entries[row].label

@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import seeding
 from ..attacks.caprecover.adapter import Header, Seen
 from ..attacks.caprecover.attack import CapRecover
+from ..attacks.caprecover.draws import draw, draw_alike
 from ..attacks.caprecover.fitting import Course
 from ..attacks.caprecover.language import DEFAULT, LanguageModel, load
 from ..attacks.caprecover.mapper import Standard
@@ -262,16 +263,21 @@ class _Training:
 
     def _draw(self, stage: str, number: int, size: int) -> tuple[str, list[int], list[int], Tensor]:
         """Return a layer, pictures, the number of one caption of each, and their features: the same for a number."""
-        generator = seeding.generator(self.seed, "fit", stage, number)
         names = tuple(self.model.layers)
+        generator = seeding.generator(self.seed, "fit", stage, "layer", number)
         layer = names[int(torch.randint(len(names), (1,), generator=generator))]
-        chosen = torch.randperm(len(self.train.rows), generator=generator)[:size].tolist()
-        rows = [self.train.rows[place] for place in chosen]
-        shares = torch.rand(len(rows), generator=generator).tolist()
-        mirrored = (torch.rand(len(rows), generator=generator) < 0.5).tolist()
-        picked = [self.train.pick(row, share) for row, share in zip(rows, shares, strict=True)]
+        places = [self.train.places.get(row, (0, 1)) for row in self.train.rows]
+        counts = [count for _, count in places]
+        if stage == "speak" and self.language is not None:
+            length = lambda row, one: len(self.train.texts[places[row][0] + one])  # noqa: E731
+            some = draw_alike(self.seed, stage, number, size, counts, length)
+        else:
+            some = draw(self.seed, stage, number, size, counts)
+        rows = [self.train.rows[place] for place in some.rows]
+        picked = [places[place][0] + one for place, one in zip(some.rows, some.captions, strict=True)]
         features = self.train.part.features[layer]
-        return layer, rows, picked, features.read(rows, mirrored if features.flips else None).to(self._device)
+        mirrored = list(some.mirrored) if features.flips else None
+        return layer, rows, picked, features.read(rows, mirrored).to(self._device)
 
     def _held(self, layer: str, rows: tuple[int, ...]) -> Float[Tensor, "b ..."]:
         return self.select.part.features[layer].read(rows).to(self._device)

@@ -22,7 +22,7 @@ from .structure import first, tensors
 from .victim import Victim
 from .weights import check_finite
 
-__all__ = ["CutError", "Law", "NonFiniteError", "cut", "law"]
+__all__ = ["CutError", "Law", "NonFiniteError", "cut", "law", "onward"]
 
 # One picture alone is not computed as two are, to the last bit, and a deep network amplifies that.
 _ROWS_TOLERANCE = 1e-3
@@ -93,6 +93,23 @@ class Suffix(nn.Module):
         return found
 
 
+class Onward(nn.Module):
+    """A victim from one site to a later one: what whoever holds its suffix can make of a leak."""
+
+    def __init__(self, network: Network, start: Site, end: Site, image_shape: Shape) -> None:
+        super().__init__()
+        self.network = network
+        self.start, self.end = start, end
+        self.image_shape = image_shape
+        self.training = False
+
+    def forward(self, leak: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Map features at the one site to those at the other."""
+        if self.start == self.end:
+            return leak
+        return features(self.network, grey(leak, self.image_shape), self.end, (self.start, leak))
+
+
 def cut(victim: Victim, layer: str) -> SplitModel:
     """Return the victim cut at `layer`, after checking the law of the cut there.
 
@@ -123,6 +140,30 @@ def cut(victim: Victim, layer: str) -> SplitModel:
         weights_sha256=victim.weights_sha256,
         preprocessing=victim.preprocessing,
     )
+
+
+def onward(victim: Victim, start: str, end: str) -> Onward:
+    """Return the victim from the cut at `start` on to the cut at `end`.
+
+    Raises:
+        CutError: no such layer, or `end` does not follow from the features at `start` alone.
+    """
+    network = Network(victim.normalise, victim.model)
+    with running(victim.name, victim.image_shape):
+        sites, labels = zip(*(_resolve(victim, network, layer) for layer in (start, end)), strict=True)
+        found = Onward(network, sites[0], sites[1], victim.image_shape)
+        with torch.no_grad():
+            _, seen = capture(network, probe(network, victim.image_shape, 2, seed=2), sites)
+            missing = next((label for site, label in zip(sites, labels, strict=True) if site not in seen), None)
+            if missing is not None:
+                raise CutError(f"{victim.name} returns no features at {missing!r}")
+            error = relative_error(found(seen[sites[0]]), seen[sites[1]])
+    if error > TOLERANCE:
+        raise CutError(
+            f"{victim.name} cannot be run on from {labels[0]!r} to {labels[1]!r}: what is there does not follow from "
+            "the features at the former; name a later cut that is legal"
+        )
+    return found
 
 
 def law(victim: Victim, sites: Iterable[Site]) -> dict[Site, Law]:

@@ -26,6 +26,7 @@ from ...types import (
     Recovers,
 )
 from ..chores import Chore
+from ..onward import Onward, beyond, way
 from ..parameters import within
 from . import adapter
 from .adapter import Header
@@ -59,11 +60,14 @@ class CapRecover(adapter.FromAdapter):
     `least` to `most` tokens, and `batch` are written at once, on which the last digits of likelihoods may depend.
 
     Black-box: it sees leaks of pictures of its own, no prefix and no gradient, and asks the victim nothing while
-    recovering, so a row is always `stopped`.
+    recovering, so a row is always `stopped`. With `through=LAYER` the leak is first run on through the victim's own
+    layers to a later cut and read there, which whoever holds the suffix can do: so an adapter reads at every cut before
+    those it was trained at, and says there no less.
     """
 
     read: Read = "caption"
     adapter: Path | None = None
+    through: str = ""
     language: str = ""
     decoding: Decoding = "greedy"
     beams: int = within(5, least=1)
@@ -88,8 +92,8 @@ class CapRecover(adapter.FromAdapter):
 
     @property
     def access(self) -> Access:
-        """Leaks of its own pictures are enough."""
-        return "black-box"
+        """Leaks of its own pictures are enough; to run one on takes the victim's layers."""
+        return "white-box" if self.through else "black-box"
 
     @property
     def auxiliary(self) -> Auxiliary:
@@ -125,8 +129,17 @@ class CapRecover(adapter.FromAdapter):
         """
         if self._lacks_extra:
             raise NotRunError(f"caprecover needs {EXTRA}")
+        if self.through:
+            onward = way(knowledge, self.through)
+            there = beyond(knowledge, onward)
+            return Onward(self._fit(there, generator, workdir, progress), onward)
+        return self._fit(knowledge, generator, workdir, progress)
+
+    def _fit(
+        self, knowledge: Knowledge, generator: torch.Generator, workdir: Path | None, progress: Progress | None
+    ) -> Recoverer:
         if self.adapter is not None:
-            return self.load(self.adapter, knowledge)
+            return self._recoverer(*adapter.read(self.adapter), knowledge)
         lessons = gather(self._public(knowledge), self.read, knowledge.classes)
         if self.read != "caption" and not lessons.classes:
             raise NotRunError(f"caprecover:read={self.read} names classes, and none are known of the public pictures")
@@ -150,6 +163,9 @@ class CapRecover(adapter.FromAdapter):
             AdapterError: it cannot be read.
             NotRunError: it was not trained for what is to be read.
         """
+        if self.through:
+            onward = way(knowledge, self.through)
+            return Onward(self._recoverer(*adapter.read(path), beyond(knowledge, onward)), onward)
         return self._recoverer(*adapter.read(path), knowledge)
 
     def assets(self) -> tuple[str, ...]:
@@ -158,6 +174,14 @@ class CapRecover(adapter.FromAdapter):
             return ()
         return (*((DEFAULT,) if self.language in ("", DEFAULT) else ()), "minilm", "minilm_tokenizer")
 
+    def places(self) -> tuple[str, ...] | None:
+        """Return the layers that the adapter was trained at; run on to one of them, a leak may be of any.
+
+        Raises:
+            AdapterError: the adapter cannot be read.
+        """
+        return None if self.through else super().places()
+
     def chores(self, knowledge: Knowledge, rows: int) -> Sequence[Chore]:
         """Return the reading of `rows` made-up leaks and, without an adapter, the steps of training on as many.
 
@@ -165,6 +189,8 @@ class CapRecover(adapter.FromAdapter):
             NotRunError: there is neither an adapter nor a picture to learn from.
             AdapterError, LanguageError, AssetError, PretrainedError: as `fit` does.
         """
+        if self.through:
+            knowledge = beyond(knowledge, way(knowledge, self.through))
         if self.adapter is None:
             return self._training(knowledge, rows)
         recoverer = self._recoverer(*adapter.read(self.adapter), knowledge)
@@ -219,7 +245,7 @@ class CapRecover(adapter.FromAdapter):
             least=min(self.least, self.most - 1),
             most=self.most,
         )
-        found = CapRecoverer(self.read, how, self.batch, self.language, model, header, knowledge)
+        found = CapRecoverer(self.read, how, self.batch, self.language, model, header, knowledge, self.through)
         if self.read == "label" and model.labels is None:
             raise NotRunError("the adapter was trained without labels: it reads captions and words, not read=label")
         if self.read != "label" and not header.language_sha256:

@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ... import minilm, seeding
+from ... import minilm
 from ...types import Examples, LeakHeader, NotRunError, Pair, Progress
 from ..chores import Chore
 from ..loop import Loop
 from . import words
 from .adapter import Header
+from .draws import Drawn, draw, draw_alike
 from .language import LanguageModel
 from .mapper import Standard
 from .model import TEXT_WIDTH, CapRecoverModel, ModelConfig, configured
@@ -104,13 +105,14 @@ def train(
     model = begun(lessons, config, language, seed).train()
     tell = progress or (lambda done, what: None)
     said = {"seed": seed, **model.said(), "read": read, "rows": len(lessons)}
+    counts = [len(own) for own in lessons.captions]
     vectors = _vectors(lessons) if course.align and language is not None else None
     if vectors is not None:
         known = vectors
 
         def align(step: int) -> Tensor:
-            rows, drawn = _draw(lessons, seed, "align", step, course.align_batch)
-            return model.alignment_loss(layer, lessons.features[rows], _picked(known, rows, drawn).to(device))
+            some = draw(seed, "align", step, course.align_batch, counts)
+            return model.alignment_loss(layer, lessons.features[list(some.rows)], _picked(known, some).to(device))
 
         _loop(course.align, course.align_lr).run(
             model,
@@ -121,14 +123,15 @@ def train(
         )
 
     def speak(step: int) -> Tensor:
-        rows, drawn = _draw(lessons, seed, "speak", step, course.batch)
         if language is None:
+            rows = list(draw(seed, "speak", step, course.batch, counts).rows)
             labels = torch.tensor([lessons.labels[row] for row in rows], device=device)
             return model.label_loss(layer, lessons.features[rows], labels)
-        texts = [lessons.captions[row][one] for row, one in zip(rows, drawn, strict=True)]
+        some = draw_alike(seed, "speak", step, course.batch, counts, lambda row, one: len(lessons.captions[row][one]))
+        texts = [lessons.captions[row][one] for row, one in zip(some.rows, some.captions, strict=True)]
         tokens = language.tokens(texts, config.most_tokens)
-        text = None if vectors is None else _picked(vectors, rows, drawn).to(device)
-        return model.generation_loss(layer, lessons.features[rows], tokens, language, text=text)
+        text = None if vectors is None else _picked(vectors, some).to(device)
+        return model.generation_loss(layer, lessons.features[list(some.rows)], tokens, language, text=text)
 
     if course.steps:
         _loop(course.steps, course.lr).run(
@@ -208,17 +211,8 @@ def _loop(steps: int, lr: float) -> Loop:
     return Loop(steps, lr, warmup=min(_WARM, steps // 5))
 
 
-def _draw(lessons: Lessons, seed: int, stage: str, step: int, size: int) -> tuple[list[int], list[int]]:
-    """Return rows, no two alike, and one caption of each: the same for the same seed, stage and step."""
-    generator = seeding.generator(seed, "fit", stage, step)
-    rows = torch.randperm(len(lessons), generator=generator)[:size].tolist()
-    picked = torch.rand(len(rows), generator=generator).tolist()
-    counts = [max(len(lessons.captions[row]), 1) for row in rows]
-    return rows, [int(share * count) for share, count in zip(picked, counts, strict=True)]
-
-
-def _picked(vectors: Sequence[Tensor], rows: Sequence[int], drawn: Sequence[int]) -> Float[Tensor, "b 384"]:
-    return torch.stack([vectors[row][one] for row, one in zip(rows, drawn, strict=True)])
+def _picked(vectors: Sequence[Tensor], some: Drawn) -> Float[Tensor, "b 384"]:
+    return torch.stack([vectors[row][one] for row, one in zip(some.rows, some.captions, strict=True)])
 
 
 def _vectors(lessons: Lessons) -> list[Float[Tensor, "k 384"]]:

@@ -34,13 +34,14 @@ class CapRecoverer(Recoverer):
         model: CapRecoverModel,
         header: Header,
         knowledge: Knowledge,
+        layer: str = "",
     ) -> None:
         self.read, self.how, self.batch, self._language = read, how, batch, language or header.config.language
         self.model = model.eval().requires_grad_(False)
         self.header = header
         self.classes = header.classes or knowledge.classes or ()
         self._query = knowledge.query
-        self.layer = _layer(header, knowledge)
+        self.layer = layer or _layer(header, knowledge)
         self._device = torch.device("cpu")
 
     def recover(self, leak: Leak, generators: Generators) -> Recovery:
