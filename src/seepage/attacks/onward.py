@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..types import Examples, Generators, Knowledge, Leak, NotRunError, Pair, Recoverer, Recovery
+from ..types import Examples, Generators, Knowledge, Leak, NotRunError, Pair, Recoverer, Recovery, SeepageError
 
 _AT_ONCE = 32
 
@@ -35,12 +35,14 @@ def way(knowledge: Knowledge, layer: str) -> Way:
     """Return the way from this attacker's cut to a later one.
 
     Raises:
-        NotRunError: the attacker does not have the rest of the network.
-        CutError: there is no such way.
+        NotRunError: the attacker does not have the rest of the network, or there is no such way.
     """
     if knowledge.onward is None:
         raise NotRunError(f"through={layer} needs the victim's own layers up to there, which this attacker lacks")
-    return Way(layer, knowledge.onward(layer))
+    try:
+        return Way(layer, knowledge.onward(layer))
+    except SeepageError as error:
+        raise NotRunError(f"through={layer}: {error}") from error
 
 
 def beyond(knowledge: Knowledge, way: Way) -> Knowledge:

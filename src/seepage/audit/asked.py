@@ -62,12 +62,9 @@ def attacks_of(request: Request) -> tuple[str, ...]:
 
 
 def _captioners(request: Request) -> tuple[str, ...]:
-    """Return `caprecover` with the shipped adapter of the request's victim, where its captions would be scored."""
-    if request.size is not None or not metrics_of(request, "captions"):
-        return ()
-    victim = request.victim
-    own = [name for name, whose in adapter.shipped().items() if victim == whose or whose.startswith(f"{victim}@")]
-    return tuple(f"caprecover:adapter={name}" for name in own)
+    """Return what ships trained for the request's victim, where its captions would be scored."""
+    scored = request.size is None and metrics_of(request, "captions")
+    return adapter.ready_for(request.victim) if scored else ()
 
 
 def metrics_of(request: Request, recovers: Recovers) -> dict[str, Metric]:

@@ -14,9 +14,9 @@ def strongest(bench: Workbench) -> tuple[str, ...]:
     """
     attacks = ["joint"]
     known = frozenset() if bench.public is None else bench.public.known
-    shipped = [name for name, whose in adapter.shipped().items() if whose == bench.victim.name]
+    shipped = adapter.ready_for(bench.victim.name)
     if shipped and bench.request.size is None:
-        attacks.append(f"caprecover:adapter={shipped[0]}")
+        attacks += shipped
     elif "captions" in known:
         attacks.append("caprecover")
     if "label" in known & bench.source.known:

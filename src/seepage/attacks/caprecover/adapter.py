@@ -166,10 +166,19 @@ def read(path: Path) -> tuple[CapRecoverModel, Header]:
 
 
 @lru_cache(maxsize=1)
-def shipped() -> Mapping[str, str]:
-    """Return the adapters that come with the package, by the name to give, `zoo/NAME`, and the victim of each."""
+def shipped() -> Mapping[str, Header]:
+    """Return what the adapters that come with the package say of themselves, by the name to give, `zoo/NAME`."""
     found = sorted(Path(str(_SHIPPED)).glob("*.safetensors"))
-    return {f"zoo/{path.stem}": read_header(path).victim for path in found}
+    return {f"zoo/{path.stem}": read_header(path) for path in found}
+
+
+def ready_for(victim: str) -> tuple[str, ...]:
+    """Return the attacks that ship trained for a victim, with or without the name of its weights.
+
+    They read at the last of their cuts, so that they have something to say at every one before.
+    """
+    own = {name: one for name, one in shipped().items() if f"{one.victim}@".startswith(f"{victim}@")}
+    return tuple(f"caprecover:adapter={name},through={list(one.layers)[-1]}" for name, one in own.items())
 
 
 def located(path: Path) -> Path:
