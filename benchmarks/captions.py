@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 from seepage import assets, data
+from seepage.attacks.caprecover import adapter
 from seepage.audit.request import Request
 from seepage.audit.run import run_audit
 from seepage.schema import Cell, Stats
@@ -38,6 +39,10 @@ RESULTS = Path(__file__).parent / "results"
 METRICS = (
     *("bleu1", "bleu4", "rouge_l", "cider", "cosine", "nll", "nll_gap"),
     *("recall1:gallery=500", "recall5:gallery=500", "recall10:gallery=500"),
+)
+COLUMNS = (
+    *("victim", "layer", "attack", "n", "CIDEr [95 %]", "ROUGE-L", "BLEU-1", "BLEU-4", "cosine", "R@10 of 500"),
+    *("gap, nats a token", "strongest control's CIDEr", "seconds a picture"),
 )
 MOBILENET, CUTS = "zoo/mobilenet_v2", ("features.3", "features.13", "features.17")
 SHOWN, SHEET_SEED = 20, 7
@@ -56,6 +61,7 @@ class Training:
     seed: int = 0
     authors: bool = False
     effort: str = "full"
+    storage: adapter.Storage = "fp16"
 
     @property
     def file(self) -> Path:
@@ -63,7 +69,7 @@ class Training:
         return assets.home() / "training" / "captions" / f"{self.name}.safetensors"
 
     def request(self, root: Path) -> TrainRequest:
-        """Return the training to run; `make adapter` ships what the first of them writes."""
+        """Return the training to run; `ship_adapter.py` ships what the first of them writes."""
         return TrainRequest(
             f"caprecover:{self.options}".rstrip(":"),
             self.victim,
@@ -74,7 +80,7 @@ class Training:
             effort=self.effort,
             steps=self.steps,
             seed=self.seed,
-            storage="fp16",
+            storage=self.storage,
             authors=self.authors,
         )
 
@@ -98,11 +104,12 @@ class Row:
 
 def rows(root: Path) -> list[Row]:
     """Return the rows, in the order they are run."""
-    main = Training("mobilenet_v2", MOBILENET, CUTS)
+    main = Training("mobilenet_v2", MOBILENET, CUTS, steps=2400, storage="int8")
     found = [Row("caprecover", main, layer) for layer in reversed(CUTS)]
+    found += [Row("caprecover, run on", main, layer, options=f"through={CUTS[-1]}") for layer in CUTS[-2::-1]]
     found += [Row("nearest", main, layer, "nearest", public=True) for layer in reversed(CUTS)]
     found.append(Row("caprecover, beam 5", main, CUTS[-1], options="decoding=beam,beams=5"))
-    authors = Training("mobilenet_v2-authors", MOBILENET, CUTS, authors=True)
+    authors = Training("mobilenet_v2-authors", MOBILENET, CUTS, steps=2400, authors=True)
     found += [Row("authors' scheme", authors, layer) for layer in reversed(CUTS)]
     alone = [Training(f"mobilenet_v2-late-{seed}", MOBILENET, CUTS[-1:], steps=1500, seed=seed) for seed in (0, 1, 2)]
     found += [Row(f"caprecover, late alone, seed {one.seed}", one, CUTS[-1]) for one in alone]
@@ -146,6 +153,7 @@ def record(row: Row, cell: Cell) -> Record:
         "victim": row.training.victim.partition("@")[0].partition(":")[0],
         "layer": row.layer,
         "label": row.label,
+        "adapter": cell.spec.adapter_sha256,
         "n": len(cell.samples),
         **kept,
     }
@@ -160,9 +168,7 @@ def note(fresh: Record, order: Sequence[str]) -> None:
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     stamp = f"`python benchmarks/captions.py`, {machine}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}."
     path.write_text(json.dumps({"stamp": stamp, "rows": known}, indent=1) + "\n")
-    columns = ("victim", "layer", "attack", "n", "CIDEr [95 %]", "ROUGE-L", "BLEU-1", "BLEU-4", "cosine", "R@10 of 500",
-               "gap, nats a token", "strongest control's CIDEr", "seconds a picture")  # fmt: skip
-    lines = [stamp, "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    lines = [stamp, "", f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     lines += [f"| {' | '.join(line(one))} |" for one in known]
     human = next((one["ceilings"].get("human") for one in known if one.get("ceilings")), None)
     if human:

@@ -28,8 +28,18 @@ import seepage
 from seepage import bounds
 
 RESULTS = Path(__file__).parent / "results"
-VICTIMS = ("zoo/cifar_preact_resnet20", "zoo/cifar_resnet20")
-LAYERS = ("layer1.2", "layer2.2", "layer3.2", "pool")
+OURS = ("zoo/cifar_preact_resnet20", "zoo/cifar_resnet20")
+STAGES = ("layer1.2", "layer2.2", "layer3.2", "pool")
+
+
+def cuts(root: Path) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Return names to print, victims, and the ends of their stages."""
+    found = [(victim, victim, STAGES) for victim in OURS]
+    for depth, last in ((20, 2), (56, 8)):
+        for path in sorted((root / "weights").glob(f"resnet{depth}-*.th")):
+            layers = tuple(f"layer{stage}.{last}" for stage in (1, 2, 3))
+            found.append((f"ResNet-{depth}, published weights", f"zoo/cifar_resnet{depth}@{path}", layers))
+    return found
 
 
 def measure(split: seepage.SplitModel, image: Tensor) -> dict[str, float]:
@@ -68,16 +78,16 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|",
     ]
     record = []
-    for victim in VICTIMS:
+    for name, victim, layers in cuts(Path(root)):
         loaded = seepage.load(victim)
-        for layer in LAYERS:
+        for layer in layers:
             split = seepage.cut(loaded, layer)
             images = [split.load(Image.open(path).convert("RGB")) for path in paths[:: len(paths) // count][:count]]
             rows = [measure(split, image) for image in images]
-            record.append({"victim": victim, "layer": layer, "rows": rows})
+            record.append({"victim": name, "layer": layer, "rows": rows})
             middle = {key: sorted(row[key] for row in rows)[len(rows) // 2] for key in rows[0]}
             lines.append(
-                f"| {victim} | {layer} | {middle['unknowns']} | {middle['outputs']} | {middle['moving']} | "
+                f"| {name} | {layer} | {middle['unknowns']} | {middle['outputs']} | {middle['moving']} | "
                 f"{middle['rank']} | {middle['condition']:.0e} | {middle['share of energy']:.0f} |"
             )
             print(lines[-1], flush=True)

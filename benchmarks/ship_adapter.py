@@ -1,0 +1,68 @@
+"""Ship the adapter that captions.py trained and measured: the file goes into the package, a card of it beside.
+
+    SEEPAGE_DATA=... python benchmarks/ship_adapter.py
+
+Copies the first training of `captions.py`, unchanged, to `src/seepage/attacks/caprecover/adapters`, and writes the
+card from the file's own header and `results/captions.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import captions
+from seepage.attacks.caprecover import adapter
+
+FOLDER = Path(adapter.__file__).parent / "adapters"
+
+
+def card(path: Path) -> str:
+    """Return what there is to know of an adapter, as Markdown."""
+    header = adapter.read_header(path)
+    measured = json.loads((captions.RESULTS / "captions.json").read_text())
+    rows = [one for one in measured["rows"] if one["adapter"] == adapter.sha256(path)]
+    network = header.config.qformer
+    lines = [
+        f"# caprecover:adapter=zoo/{path.stem}",
+        "",
+        f"Captions from leaks of `{header.victim}` (weights `{header.weights_sha256[:12]}`) at "
+        + ", ".join(f"`{layer}`" for layer in header.layers)
+        + f", and with `through={list(header.layers)[-1]}` at every cut before.",
+        "",
+        f"- Network: a Q-Former of {network.layers} blocks, {network.width} wide, {network.queries} queries, one mapper "
+        f"a layer; its prompt is read by `{header.config.language}`, frozen (`{header.language_sha256[:12]}`), which is "
+        "fetched once and not part of this file.",
+        f"- Trained on: {header.trained_on}, seed {header.seed}, by `python benchmarks/captions.py`. Flickr8k (Hodosh, "
+        "Young and Hockenmaier 2013) shows people and animals in everyday scenes; five captions a photograph.",
+        f"- File: {path.stat().st_size / 1e6:.1f} MB, matrices in int8, SHA-256 `{adapter.sha256(path)}`.",
+        f"- The constant caption that scores best on its training split: {header.caption!r}.",
+        "- Meant for: measuring what a leak says of one's own pictures. It has seen few people, places and things, "
+        "errs on others, and repeats the habits of its captions, of sex and age above all: what it says is evidence of "
+        "leakage, no description to act on.",
+        "",
+        "Measured on the 1,000 photographs of Flickr8k's test split, greedy unless said, beside the strongest null "
+        "control's CIDEr:",
+        "",
+        f"| {' | '.join(captions.COLUMNS[1:])} |",
+        "|" + "---|" * len(captions.COLUMNS[1:]),
+        *(f"| {' | '.join(captions.line(one)[1:])} |" for one in rows),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    """Copy the file and write its card."""
+    root = Path(os.environ["SEEPAGE_DATA"])
+    source = captions.rows(root)[0].training.file
+    FOLDER.mkdir(exist_ok=True)
+    target = FOLDER / source.name
+    shutil.copyfile(source, target)
+    target.with_suffix(".md").write_text(card(target))
+    print(target)
+
+
+if __name__ == "__main__":
+    main()
