@@ -33,8 +33,8 @@ def card(path: Path) -> str:
         + f", and with `through={list(header.layers)[-1]}` at every cut before.",
         "",
         f"- Network: a Q-Former of {network.layers} blocks, {network.width} wide, with {network.queries} queries, and "
-        f"one mapper a layer; `{header.config.language}` (`{header.language_sha256[:12]}`), frozen, fetched once and not "
-        "part of this file, reads its prompt.",
+        f"one mapper a layer; `{header.config.language}` (`{header.language_sha256[:12]}`), frozen, fetched once and "
+        "not part of this file, reads its prompt.",
         f"- Trained on: {header.trained_on}, seed {header.seed}, by `python benchmarks/captions.py`. Flickr8k (Hodosh, "
         "Young and Hockenmaier 2013) shows people and animals in everyday scenes; five captions a photograph.",
         f"- File: {path.stat().st_size / 1e6:.1f} MB, matrices in int8, SHA-256 `{adapter.sha256(path)}`.",
