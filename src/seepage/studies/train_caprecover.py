@@ -31,8 +31,6 @@ from .train_labels import require_same_classes
 
 _WATCHED, _SCORED = 32, 256
 """How many held-out pictures are asked on the way, and at the end."""
-_GENTLER = 0.6
-"""The rate of alignment, as a part of that of what follows: as the attack's own training has it."""
 
 LoopOf = Callable[[int, float], Loop]
 """Steps and rate to a loop."""
@@ -53,9 +51,7 @@ class Scheme:
 
     def course(self, pictures: int, steps: int | None) -> Course:
         """Return the stages for so many pictures, `steps` of the second where asked for; a preset aligns no longer."""
-        course = Course(
-            align=self.attack.align, align_lr=_GENTLER * self.attack.lr, steps=self.attack.steps, lr=self.attack.lr
-        )
+        course = self.attack.course
         if self.preset is not None:
             course = self.preset.course(pictures)
             course = replace(course, align=min(course.align, course.steps if steps is None else steps))

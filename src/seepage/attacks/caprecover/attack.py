@@ -40,6 +40,8 @@ from .recoverer import CapRecoverer
 Read = Literal["caption", "words", "label"]
 _GENTLER = 0.6
 """The rate of alignment, as a part of that of what follows."""
+_LABELLED = 128
+"""Leaks a step where only labels are learned."""
 
 
 @register("attack", "caprecover")
@@ -110,6 +112,12 @@ class CapRecover(adapter.FromAdapter):
         """Recovering needs no pass."""
         return 0
 
+    @property
+    def course(self) -> Course:
+        """How it is trained; without a language model a step is cheap, and sees more leaks."""
+        wide = {"batch": _LABELLED} if self.read == "label" else {}
+        return Course(align=self.align, align_lr=_GENTLER * self.lr, steps=self.steps, lr=self.lr, **wide)
+
     def fit(
         self,
         knowledge: Knowledge,
@@ -149,7 +157,7 @@ class CapRecover(adapter.FromAdapter):
             self.read,
             self._config(lessons),
             self._language(lessons),
-            self._course,
+            self.course,
             seed,
             folder=workdir,
             progress=progress,
@@ -205,7 +213,7 @@ class CapRecover(adapter.FromAdapter):
         lessons = gather(Examples(islice(public.train, 1), ()), self.read, knowledge.classes)
         language = self._language(lessons)
         model = begun(lessons, self._config(lessons), language, 0)
-        steps = rehearsal(lessons, model, language, self._course)
+        steps = rehearsal(lessons, model, language, self.course)
         recoverer = self._recoverer(copy.deepcopy(model), header_of(lessons, model, language), knowledge)
         features = lessons.features[[row % len(lessons) for row in range(rows)]]
         return *steps, _reading(recoverer, Leak(features, lessons.header))
@@ -220,10 +228,6 @@ class CapRecover(adapter.FromAdapter):
 
     def _language(self, lessons: Lessons) -> LanguageModel | None:
         return None if self.read == "label" else load(self.language or DEFAULT, lessons.features.device)
-
-    @property
-    def _course(self) -> Course:
-        return Course(align=self.align, align_lr=_GENTLER * self.lr, steps=self.steps, lr=self.lr)
 
     def _config(self, lessons: Lessons) -> ModelConfig:
         """The network to train: with a read-out where that is what is wanted."""
