@@ -6,9 +6,9 @@ First trains what a row needs, then audits it with the 1,000 test photographs: a
 kill loses nothing and the same command goes on; the tables are written after every row. Training saw the train split,
 settings were chosen on the dev split. Decoding is greedy but for the row that says beam. `nearest` answers with a
 caption of the train split. `authors` is the scheme of the published code (one pooled token, padding in the loss, no
-alignment) under the same number of steps. Writes `results/captions.md` and `.json`; `--sheet` also writes a page of
-twenty test photographs, drawn by seed, with what was recovered of each; it shows the photographs, which are not ours to
-pass on.
+alignment) under the same number of steps. Writes `results/captions.md`, `.json` and
+`docs/_static/captions_by_depth.svg`; `--sheet` also writes a page of twenty test photographs, drawn by seed, with what
+was recovered of each; it shows the photographs, which are not ours to pass on.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 
+from caption_chart import chart
 from seepage import assets, data
 from seepage.attacks.caprecover import adapter
 from seepage.audit.request import Request
@@ -36,6 +37,7 @@ from seepage.schema import Cell, Stats
 from seepage.studies.train import TrainRequest, train
 
 RESULTS = Path(__file__).parent / "results"
+FIGURE = Path(__file__).parents[1] / "docs" / "_static" / "captions_by_depth.svg"
 METRICS = (
     *("bleu1", "bleu4", "rouge_l", "cider", "cosine", "nll", "nll_gap"),
     *("recall1:gallery=500", "recall5:gallery=500", "recall10:gallery=500"),
@@ -175,6 +177,7 @@ def note(fresh: Record, order: Sequence[str]) -> None:
         said = ", ".join(f"{key} {human[key]['mean']:.3f}" for key in ("cider", "rouge_l", "bleu4") if key in human)
         lines += ["", f"One person against the others, the ceiling: {said}."]
     (RESULTS / "captions.md").write_text("\n".join([*lines, ""]))
+    FIGURE.write_text(chart([one for one in known if one["victim"] == MOBILENET], CUTS))
 
 
 def line(one: Record) -> list[str]:
