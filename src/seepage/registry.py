@@ -117,6 +117,16 @@ def build(kind: Kind, text: str, defaults: Mapping[str, Any] | None = None) -> A
         if values:
             raise BadParameterError(f"{kind} {name!r} takes no parameters, got {', '.join(values)}")
         return component() if isinstance(component, type) else component
+    return made(kind, text, component, defaults)
+
+
+def made(kind: str, text: str, component: Any, defaults: Mapping[str, Any] | None = None) -> Any:
+    """Build a dataclass, registered or not, as `build` does.
+
+    Raises:
+        BadParameterError: no such parameter, or a value that its type does not take.
+    """
+    name, values = parse(text)
     fields = {field.name: field for field in dataclasses.fields(component) if field.init}
     hints = typing.get_type_hints(component)
     arguments = dict(defaults or {})
@@ -137,8 +147,15 @@ def spec(kind: Kind, component: Any) -> str:
         BadParameterError: a value has no text that would give it back.
     """
     name = name_of(kind, component)
-    if not dataclasses.is_dataclass(component):
-        return name
+    return written(name, component) if dataclasses.is_dataclass(component) else name
+
+
+def written(name: str, component: Any) -> str:
+    """Return the text that builds a dataclass by this name, registered or not, as `spec` does.
+
+    Raises:
+        BadParameterError: a value has no text that would give it back.
+    """
     hints = typing.get_type_hints(type(component))
     pairs = []
     for field in dataclasses.fields(component):

@@ -173,7 +173,7 @@ def test_killed_training_goes_on_with_the_same_command_bit_for_bit(victim: str, 
     ("words", "message"),
     [
         (["decodr"], "did you mean 'decoder'"),
-        (["joint"], "no attack called 'joint' is trained beforehand"),
+        (["joint"], "nothing called 'joint' is trained beforehand"),
         (["probe", "--effort", "much"], "no effort is called 'much'"),
         (["probe", "--layer", "mix"], "a probe is trained at one layer, and 2 are named"),
         (["probe", "--language", "smollm2"], "--language is caprecover's alone"),

@@ -1,4 +1,4 @@
-"""What the numbers among an attack's parameters may be."""
+"""What the numbers among the parameters of an attack, or of what else learns, may be."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 from ..registry import BadParameterError
-from ..types import Attack
 
 
 def within(default: float, least: float = 0, most: float = math.inf) -> Any:
@@ -15,15 +14,16 @@ def within(default: float, least: float = 0, most: float = math.inf) -> Any:
     return dataclasses.field(default=default, metadata={"least": least, "most": most})
 
 
-def require_sensible(attack: Attack, name: str) -> None:
-    """Refuse a number that no attack can work with: each is finite and, unless its field says otherwise, at least 0.
+def require_sensible(component: object, name: str) -> None:
+    """Refuse a number that nothing can work with: each is finite and, unless its field says otherwise, at least 0.
 
     Raises:
-        BadParameterError: the first such parameter of the attack called `name`, and what it may be.
+        BadParameterError: the first such parameter of what is called `name`, and what it may be.
     """
-    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(attack) if dataclasses.is_dataclass(attack) else ()
+    known = dataclasses.is_dataclass(component)
+    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(component) if known else ()  # type: ignore[arg-type]
     for field in fields:
-        value = getattr(attack, field.name)
+        value = getattr(component, field.name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         least, most = field.metadata.get("least", 0), field.metadata.get("most", math.inf)

@@ -173,7 +173,8 @@ def _control_values(lines: Sequence[SampleLine], metric: str) -> Mapping[str, li
 
 
 def utility(exposure: Exposure) -> dict[str, float]:
-    """Return what the rightful next stage keeps: its outputs on what it restores, against the uncut, undefended model.
+    """Return what the rightful next stage keeps: its outputs on what it restores, against the uncut, undefended model:
+    of a victim with a trained defense in it, the one without.
 
     `agreement` is the share of pictures whose top class stays (where the outputs are known to be class scores),
     `cosine` the mean cosine between the outputs. Nothing of a dump that only its secret undoes.
@@ -186,6 +187,8 @@ def utility(exposure: Exposure) -> dict[str, float]:
 def _utility(bench: Workbench, split: SplitModel, defended: bool) -> Mapping[str, float]:
     exposure = Exposure(bench, split, NAIVE if defended else NONE)
     agreements, cosines = [], []
+    victim = bench.victim
+    undefended = victim.model if victim.undefended is None else victim.undefended
     for batch in batches(bench.source, split.load, 16):
         if batch.pictures is None:
             continue
@@ -198,9 +201,9 @@ def _utility(bench: Workbench, split: SplitModel, defended: bool) -> Mapping[str
             return {}
         if not torch.isfinite(received.features).all():
             continue
-        whole = _first(bench.victim.model(bench.victim.normalise(images))).flatten(1).float()
+        whole = _first(undefended(victim.normalise(images))).flatten(1).float()
         kept = split.finish(received).flatten(1).float()
-        if bench.victim.scores:
+        if victim.scores:
             agreements += (whole.argmax(1) == kept.argmax(1)).double().tolist()
         cosines += torch.nn.functional.cosine_similarity(whole, kept).double().tolist()
     found = {"agreement": agreements, "cosine": cosines}

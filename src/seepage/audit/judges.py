@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import victims
 from ..registry import suggest
 from ..schema import Judge
+from ..seeding import state_sha256
 from ..types import SeepageError, Shape
 from ..victims.cut import cut
 from ..victims.layers import boundaries, look
@@ -69,7 +70,9 @@ class Judges:
     def _load(self, name: str) -> Victim:
         judge = victims.load(name, device=self._device)
         check_finite(judge.model, judge.name)
-        if judge.weights_sha256 == self._victim().weights_sha256:
+        victim = self._victim()
+        bare = None if victim.undefended is None else state_sha256(victim.undefended)
+        if judge.weights_sha256 in (victim.weights_sha256, bare):
             raise RequestError(f"the judge {judge.name} has the victim's own weights; name another model with --judge")
         return judge
 

@@ -18,7 +18,7 @@ from ..victims.cut import NonFiniteError
 from ..victims.weights import NonFiniteWeightsError
 from .cell import batch_size
 from .exposure import NONE, REPEATED, Exposure, defense_of, fitted, pairing
-from .public import require_unseen
+from .public import require_unseen, require_untaught
 from .request import ATTACKERS, RequestError
 from .workbench import Workbench
 
@@ -60,6 +60,7 @@ def jobs(bench: Workbench) -> tuple[Job, ...]:
         bench.gallery.require_a_picture()
     attackers = _attackers(bench)
     bench.require_use_of_judges()
+    require_untaught(bench.victim, bench.source)
     for text in bench.attacks:
         require_unseen(bench.attack(text), text, bench.source)
     found = []

@@ -13,6 +13,8 @@ from ..attacks.equipped import Learned
 from ..data.disjoint import OverlapError
 from ..data.source import PictureSource
 from ..types import Attack, Examples, Leak, Pair, SeepageError
+from ..victims.bottleneck import beginning
+from ..victims.victim import Victim
 
 _SELECT_SHARE = 5
 _BATCH = 32
@@ -51,6 +53,20 @@ def require_unseen(attack: Attack, text: str, source: PictureSource) -> None:
         raise OverlapError(
             f"{text.partition(',')[0]} has learned from {len(seen)} of the {len(source)} pictures under audit, the "
             f"first {first}: audit others, or train without them"
+        )
+
+
+def require_untaught(victim: Victim, source: PictureSource) -> None:
+    """Refuse to audit with pictures that a victim's trained defense has learned to hide.
+
+    Raises:
+        OverlapError: it has learned from one of them.
+    """
+    taught = [entry.id for entry in source.entries if victim.seen and beginning(entry.file_sha256) in victim.seen]
+    if taught:
+        raise OverlapError(
+            f"the defense of {victim.name} was trained on {len(taught)} of the {len(source)} pictures under audit, the "
+            f"first {taught[0]}: audit others, or train without them"
         )
 
 

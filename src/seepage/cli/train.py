@@ -1,4 +1,4 @@
-"""`seepage train`: attacks that learn before a leak is seen."""
+"""`seepage train`: attacks that learn before a leak is seen, and defenses that do."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def train(
-    attack: Annotated[str, typer.Argument(help="caprecover, decoder or probe, as NAME[:key=value,...]")],
+    attack: Annotated[str, typer.Argument(help="caprecover, decoder, probe or defense, as NAME[:key=value,...]")],
     victim: Annotated[str, typer.Argument(help="SOURCE/NAME[@WEIGHTS]")],
     layer: Annotated[list[str], typer.Option(help="where to cut; caprecover takes several")],
-    public: Annotated[str, typer.Option(help="the attacker's own pictures: a folder or DATASET/SPLIT[@PATH]")],
+    public: Annotated[str, typer.Option(help="pictures to learn from: a folder or DATASET/SPLIT[@PATH]")],
     output: Annotated[Path, typer.Option("-o", "--output", help="the file to write, .safetensors")],
     select: Annotated[
         str | None, typer.Option(help="pictures to measure on; one in five of --public unless told")
@@ -43,11 +43,11 @@ def train(
     flips: Annotated[bool, typer.Option("--flips/--no-flips", help="learn from mirror images too")] = True,
     debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
 ) -> int:
-    """Train an attack on public pictures and write it, for audits to load.
+    """Train an attack, or a defense, on public pictures and write it, for audits to load.
 
     The victim runs once a picture; its features are kept for later trainings. Stopped or killed, the same command goes
-    on from its last checkpoint. A page with the loss curves is written beside the file; the last line on stdout is the
-    file's path.
+    on from its last checkpoint. What `train defense` writes is a victim, defended/FILE. A page with the loss curves is
+    written beside the file; the last line on stdout is the file's path.
     """
     from ..report import training
     from ..studies.stages import first_process

@@ -1,4 +1,4 @@
-"""`seepage train`: an attack that learns, trained on public pictures whose features are computed once."""
+"""`seepage train`: an attack or a defense that learns, from public pictures whose features are computed once."""
 
 from __future__ import annotations
 
@@ -26,14 +26,18 @@ from ..data.feature_cache import Stored
 from ..files import replacing, require_writable
 from ..registry import suggest
 from ..types import Progress, SeepageError
+from ..victims import bottleneck
+from .hiding import TrainedDefense
 from .material import Material, MaterialError, material, sources
 from .outcome import Outcome
 from .stages import as_json, first_process, processes
 from .train_caprecover import Scheme, train_caprecover
 from .train_decoder import train_decoder
+from .train_defense import train_defense
 from .train_labels import train_probe
 
-LEARNED = ("caprecover", "decoder", "probe")
+DEFENSE = "defense"
+LEARNED = ("caprecover", "decoder", DEFENSE, "probe")
 EFFORTS = ("quick", "standard", "full")
 _WARM = 20
 
@@ -150,6 +154,14 @@ def _taught(
     elif isinstance(attack, Decoder):
         loop = _loop(request, attack.steps, attack.lr)
         recoverer, outcome = train_decoder(attack, have, loop, header, request.workdir, advance("decoder"))
+    elif isinstance(attack, TrainedDefense):
+        loop = _loop(request, attack.steps, attack.lr)
+        network, told, outcome = train_defense(
+            attack, have, request.size, loop, header, request.workdir, advance("bottleneck")
+        )
+        if first_process():
+            bottleneck.write(request.output, network, told)
+        return outcome
     else:
         # The language model is frozen: where the device computes in half the bits, it is kept in them.
         half = request.precision == "bf16" and request.device.startswith("cuda")
@@ -183,7 +195,7 @@ def _attack(request: TrainRequest) -> tuple[Any, str]:
     """
     name, given = registry.parse(request.attack)
     if name not in LEARNED:
-        raise TrainRequestError(f"no attack called {name!r} is trained beforehand{suggest(name, LEARNED)}")
+        raise TrainRequestError(f"nothing called {name!r} is trained beforehand{suggest(name, LEARNED)}")
     if request.effort not in EFFORTS:
         raise TrainRequestError(f"no effort is called {request.effort!r}; known: {', '.join(EFFORTS)}")
     if not request.layers:
@@ -196,11 +208,16 @@ def _attack(request: TrainRequest) -> tuple[Any, str]:
         raise TrainRequestError(f"--preset and --authors are caprecover's alone, not a {name}'s")
     if request.preset is not None:
         preset(request.preset)  # which refuses a name that is none, before the work
-    defaults = dict(registry.get("attack", name).efforts.get(request.effort, {}))
+    component = TrainedDefense if name == DEFENSE else registry.get("attack", name)
+    defaults = dict(component.efforts.get(request.effort, {}))
     if request.steps is not None:
         defaults["steps"] = request.steps
     if request.language is not None and "language" not in given:
         defaults["language"] = request.language
+    if name == DEFENSE:
+        defense = registry.made("trained", request.attack, TrainedDefense, defaults)
+        require_sensible(defense, name)
+        return defense, registry.written(name, defense)
     attack = registry.build("attack", request.attack, defaults)
     require_sensible(attack, name)
     if getattr(attack, "adapter", None) is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from .. import registry
 from ..seeding import state_sha256
@@ -19,6 +20,8 @@ from .victim import UnknownVictimError, Victim, WeightsError
 from .weights import SUFFIXES, seeded
 
 _GRAMMAR = "a victim is SOURCE/NAME[@WEIGHTS]"
+# A path may hold an @, what stands after it may not.
+_PATHS = {"module": r"(.*?:[^@/]*)(?:@(.*))?", "defended": r"(.*\.safetensors|[^@]*)(?:@(.*))?"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,34 @@ def load(name: str, *, device: str | torch.device = "cpu", size: int | None = No
         WeightsError: the weights cannot be had or do not fit. Whether they are finite is asked where they are used.
         SeepageError: the network does not take this size.
     """
+    full, found = network(name, size)
+    model = _ready(found.model, device)
+    victim = Victim(
+        name=full,
+        model=model,
+        normalise=found.preprocessing.normaliser().to(device),
+        image_shape=found.preprocessing.image_shape,
+        picture=found.preprocessing,
+        preprocessing=found.preprocessing.describe(),
+        weights_sha256=state_sha256(model),
+        boundaries=found.boundaries,
+        defaults=_defaults(found),
+        classes=found.classes,
+        scores=found.scores or found.classes is not None,
+        undefended=None if found.undefended is None else _ready(found.undefended, device),
+        seen=found.seen,
+    )
+    if size is not None:
+        _check_size(victim, size)
+    return victim
+
+
+def network(name: str, size: int | None = None) -> tuple[str, Network]:
+    """Return the full name of what `SOURCE/NAME[@WEIGHTS]` names, and the network as its source builds it.
+
+    Raises:
+        SeepageError: as `load` does.
+    """
     source, request = parse(name)
     if size is not None and size < 1:
         raise SeepageError(f"a size is a whole number of pixels above 0, got {size}")
@@ -59,25 +90,12 @@ def load(name: str, *, device: str | torch.device = "cpu", size: int | None = No
     seed = request.weights.seed if isinstance(request.weights, Random) else 0
     component: Source = registry.build("victim", source)
     with seeded(seed), _explained(name, size):
-        network = component.build(request)
-    full = f"{source}/{network.name}"
-    model = network.model.float().eval().requires_grad_(False).to(device)
-    victim = Victim(
-        name=full,
-        model=model,
-        normalise=network.preprocessing.normaliser().to(device),
-        image_shape=network.preprocessing.image_shape,
-        picture=network.preprocessing,
-        preprocessing=network.preprocessing.describe(),
-        weights_sha256=state_sha256(model),
-        boundaries=network.boundaries,
-        defaults=_defaults(network),
-        classes=network.classes,
-        scores=network.scores or network.classes is not None,
-    )
-    if size is not None:
-        _check_size(victim, size)
-    return victim
+        found = component.build(request)
+    return f"{source}/{found.name}", found
+
+
+def _ready(model: nn.Module, device: str | torch.device) -> nn.Module:
+    return model.float().eval().requires_grad_(False).to(device)
 
 
 def parse(name: str) -> tuple[str, Request]:
@@ -91,8 +109,7 @@ def parse(name: str) -> tuple[str, Request]:
     if source not in sources:
         near = _with_source(name, sources) if not slash else registry.suggest(source, sources)
         raise UnknownVictimError(f"{_GRAMMAR} with a SOURCE of {', '.join(sources)}; got {name!r}{near}")
-    # A module's path may hold an @, what stands after its colon may not.
-    pattern = r"(.*?:[^@/]*)(?:@(.*))?" if source == "module" else r"([^@]*)(?:@(.*))?"
+    pattern = _PATHS.get(source, r"([^@]*)(?:@(.*))?")
     match = re.fullmatch(pattern, rest, re.DOTALL)
     bare, weights = (match.group(1), match.group(2)) if match else (rest, None)
     if not bare or weights == "":

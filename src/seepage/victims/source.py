@@ -57,7 +57,8 @@ class Request:
 class Network:
     """A network as a source builds it, weights loaded. `name` is NAME[@WEIGHTS] in full, without the source.
 
-    `scores` says that its outputs are scores of classes, named or not.
+    `scores` says that its outputs are scores of classes, named or not. Where a trained defense is part of it,
+    `undefended` is the network without, and `seen` are the beginnings of the SHA-256 of the pictures it was trained on.
     """
 
     name: str
@@ -67,6 +68,8 @@ class Network:
     classes: tuple[str, ...] | None = None
     defaults: tuple[str, ...] | None = None
     scores: bool = False
+    undefended: nn.Module | None = None
+    seen: tuple[str, ...] = ()
 
 
 class Source(Protocol):

@@ -27,7 +27,9 @@ class Victim:
     `image_shape` its input (3, h, w). `picture` resizes and crops a picture as the victim does, to "3 h w" in [0, 1];
     `preprocessing` says the same in words. `boundaries` are the ends of its blocks in the order they run and `defaults`
     about five of them, None where the family is not known; `classes` names its outputs where they are known; `scores`
-    says that the outputs are known to be scores of classes.
+    says that the outputs are known to be scores of classes. Where a trained defense is part of it, `undefended` is the
+    network without, whose answers are those to keep, and `seen` are the beginnings of the SHA-256 of the pictures that
+    the defense was trained on.
     """
 
     name: str
@@ -41,3 +43,5 @@ class Victim:
     defaults: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
     scores: bool = False
+    undefended: nn.Module | None = None
+    seen: tuple[str, ...] = ()
