@@ -192,6 +192,19 @@ def test_the_checks_page_lists_the_checks_and_their_limits() -> None:
     assert f"below {checks.IDENTIFIED}" in page
 
 
+def test_the_threat_models_say_of_every_defense_whom_it_says_it_helps_against() -> None:
+    page = (DOCS / "threat-models.md").read_text(encoding="utf-8")
+    people = ("eavesdropper", "storage", "provider")
+    known = {name: registry.get("defense", name) for name in registry.names("defense")}
+    built_in = {name: one for name, one in known.items() if one.__module__.startswith("seepage.")}
+    said = {}
+    for line in page.splitlines():
+        names, *columns = [column.strip() for column in line.strip("|").split("|")]
+        for name in re.findall(r"`([\w-]+)`", names) if len(columns) == 4 else ():
+            said[name] = {who for who, word in zip(people, columns) if word == "yes"}
+    assert {name: said.get(name) for name in built_in} == {name: {*one.protects_from} for name, one in built_in.items()}
+
+
 def test_commands_that_pages_show_have_the_options_they_use() -> None:
     """A console block is not run, so its commands and options are held against the program."""
     commands = get_command(app).commands
