@@ -281,6 +281,34 @@ def test_a_gradient_that_hides_is_flagged(victim: str, folder: Path, tmp_path: P
     assert flagged == {"aware:likelihood"}
 
 
+def test_a_defense_that_fits_one_cut_of_two_is_run_there_and_listed_at_the_other(
+    tmp_path: Path, folder: Path, seepage: Run
+) -> None:
+    (tmp_path / "tokens.py").write_text(
+        "import torch\nfrom torch import nn\n\ndef tokens():\n    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.Flatten(2), nn.Linear(16, 16), nn.Flatten(), "
+        "nn.Linear(64, 3))\n\ntokens.image_shape = (3, 16, 16)\n"
+    )
+    layers = ("--layer", "0", "--layer", "1")
+    asked = ("audit", f"module/{tmp_path / 'tokens.py'}:tokens", folder, *layers, *RMLE, "--limit", 2)
+    code, _, err = seepage(*asked, "--defense", "token-shuffle", "--attacker", "aware:estimate", "-o", tmp_path / "o")
+    assert code == 0, err
+    lines = [json.loads(line) for line in (tmp_path / "o" / "results.jsonl").read_text().splitlines()]
+    found = {(line["spec"]["layer"], line["spec"]["attacker"]): line for line in lines}
+    assert len(lines) == len(found) == 4
+    assert {place: line["status"] for place, line in found.items()} == {
+        ("0", "none"): "done",
+        ("0", "aware:estimate"): "not_run",
+        ("1", "none"): "done",
+        ("1", "aware:estimate"): "done",
+    }
+    assert (
+        "token-shuffle needs a leak of tokens (tokens, width), 0 gives (4, 4, 4)"
+        in found["0", "aware:estimate"]["message"]
+    )
+    assert "needs a leak of tokens" in (tmp_path / "o" / "report.html").read_text()
+
+
 @pytest.mark.usefixtures("plugins")
 @pytest.mark.parametrize(
     ("arguments", "said"),

@@ -91,6 +91,29 @@ def test_advice_is_right_where_the_answer_is_known(seepage: Run, victim: str, fo
     assert (tmp_path / "o" / "results.jsonl").read_bytes() == before, "other limits ask of the same attacks"
 
 
+def test_a_defense_that_fits_no_cut_is_left_out_and_named(
+    seepage: Run, victim: str, folder: Path, tmp_path: Path
+) -> None:
+    sweep = (victim, folder, *WHERE, "--defense", "token-shuffle", "--defense", "quantize:bits=8", "-o", tmp_path / "o")
+    said = "token-shuffle: not run at mix, pool: token-shuffle needs a leak of tokens (tokens, width), mix gives"
+    code, out, error = seepage("frontier", *sweep)
+    assert code == 0, error
+    assert said in error
+    record = json.loads((tmp_path / "o" / "frontier.json").read_text())
+    assert {(p["layer"], *p["defenses"]) for p in record["points"]} == {
+        (layer, *defense) for layer in BYTES for defense in ((), ("quantize:bits=8",))
+    }
+    assert record["missing"][0].startswith(said)
+    assert said in (tmp_path / "o" / "frontier.html").read_text()
+    code, out, error = seepage("frontier", *sweep, "--dry-run")
+    assert (code, "4 candidates" in out, said in error) == (0, True, True)
+    code, out, error = seepage("advise", *sweep, "--effort", "quick", "--max-psnr", "20")
+    assert code == 0, error
+    assert said in error
+    assert advised(tmp_path / "o")["missing"][0].startswith(said)
+    assert not any("token-shuffle" in row["defenses"] for row in advised(tmp_path / "o")["rows"])
+
+
 def test_what_costs_too_much_is_not_attacked(seepage: Run, victim: str, folder: Path, tmp_path: Path) -> None:
     asked = ("advise", victim, folder, *WHERE, "--defense", "none", "--effort", "quick", "-o", tmp_path / "o")
     code, _, error = seepage(*asked, "--max-psnr", "160", "--max-bytes", "1k")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -164,7 +165,8 @@ def fitted(bench: Workbench, split: SplitModel) -> Pipeline:
     """Return the request's defenses fitted to this cut, on leaks of public pictures, else of synthetic ones.
 
     Raises:
-        SeepageError: no such defense, or one that cannot serve this leak.
+        DefenseError: one of them cannot serve this leak.
+        SeepageError: no such defense, or one whose next stage cannot go on from what it makes of the leak.
     """
     if split.layer not in bench.fitted_defenses:
         shape = tuple(_grey(split).features.shape)
@@ -172,12 +174,28 @@ def fitted(bench: Workbench, split: SplitModel) -> Pipeline:
         example, secret = sent(bench, split, defense, torch.full(split.image_shape, _GREY), "grey", 0)
         after = tuple(_undone(defense, example, secret).features.shape)
         if after != shape:
-            raise DefenseError(
+            raise RequestError(
                 f"--defense {' '.join(bench.defenses)} turns a leak of {shape[1:]} into one of {after[1:]}, which the "
                 f"rest of {split.name} does not take: its restore() must give the shape back"
             )
         bench.fitted_defenses[split.layer] = defense
     return bench.fitted_defenses[split.layer]
+
+
+@functools.lru_cache(maxsize=256)
+def unsuited(bench: Workbench, layer: str) -> str:
+    """Return why the request's defenses cannot serve a cut; empty where they can.
+
+    Raises:
+        SeepageError: as `fitted` and `Workbench.split` do, of what is wrong whatever the cut.
+    """
+    if not bench.defenses:
+        return ""
+    try:
+        fitted(bench, bench.split(layer))
+    except DefenseError as error:
+        return str(error)
+    return ""
 
 
 def defense_of(bench: Workbench) -> Pipeline:

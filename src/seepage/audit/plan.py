@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,13 +10,14 @@ import torch
 
 from ..attacks.chores import Laborious
 from ..attacks.equipped import Equipped, Placed
+from ..defenses import DefenseError
 from ..schema import Spec
 from ..store import cell_key
 from ..types import Attack, SeepageError
 from ..victims.cut import NonFiniteError
 from ..victims.weights import NonFiniteWeightsError
 from .cell import batch_size
-from .exposure import NONE, REPEATED, Exposure, defense_of, fitted, pairing
+from .exposure import NONE, REPEATED, Exposure, defense_of, pairing, unsuited
 from .public import require_unseen, require_untaught
 from .request import ATTACKERS, RequestError
 from .workbench import Workbench
@@ -43,7 +43,7 @@ class Forecast:
 
 
 def jobs(bench: Workbench) -> tuple[Job, ...]:
-    """Return the grid's cells, layer by layer.
+    """Return the grid's cells, layer by layer; where its defenses cannot serve a cut, one stands for the reason.
 
     Raises:
         SeepageError: a victim, layer, attack, metric, judge or picture folder is not as asked for.
@@ -66,7 +66,7 @@ def jobs(bench: Workbench) -> tuple[Job, ...]:
     found = []
     texts = defense_of(bench).texts
     for layer in bench.layers:
-        for attacker, text in itertools.chain.from_iterable(_pairs(bench, layer, who) for who in attackers):
+        for attacker, text in _everyone(bench, layer, attackers):
             attack = bench.attack(text)
             spec = Spec(
                 victim=bench.victim.name,
@@ -100,20 +100,33 @@ def _attackers(bench: Workbench) -> tuple[str, ...]:
     """Return who attacks: nobody's defense is met by one without knowledge of any, a dump's is there from the start.
 
     Raises:
-        SeepageError: a defense is unknown, lacks a law, or cannot serve one of the cuts.
+        SeepageError: a defense is unknown, lacks a law, or cannot serve any of the cuts.
     """
     if not bench.defenses:
         if bench.request.attackers:
             raise RequestError("--attacker says how a defense is attacked, and the dump carries none")
         return (NONE,)
     defense_of(bench)
-    for layer in bench.layers:
-        try:
-            fitted(bench, bench.split(layer))
-        except _POISONED:
-            continue
+    reasons = [_unsuited(bench, layer) for layer in bench.layers]
+    if all(reasons):
+        raise DefenseError(reasons[0])
     known = tuple(name for name in ATTACKERS if name in (bench.request.attackers or ATTACKERS))
     return known if bench.stored is not None else (NONE, *known)
+
+
+def _unsuited(bench: Workbench, layer: str) -> str:
+    try:
+        return unsuited(bench, layer)
+    except _POISONED:
+        return ""  # its cells will fail with that
+
+
+def _everyone(bench: Workbench, layer: str, attackers: Sequence[str]) -> list[tuple[str, str]]:
+    """Return who attacks a layer with what; of those whom its defenses cannot serve, the first stands for all."""
+    pairs = [pair for who in attackers for pair in _pairs(bench, layer, who)]
+    if not _unsuited(bench, layer):
+        return pairs
+    return [pair for pair in pairs if pair[0] == NONE] + [pair for pair in pairs if pair[0] != NONE][:1]
 
 
 def _pairs(bench: Workbench, layer: str, attacker: str) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 
+from ..defenses import DefenseError
 from ..schema import Cell
 from ..store import IMAGES, Store, StoreError
 from ..types import NotRunError, SeepageError
@@ -94,7 +95,7 @@ def run_cell(bench: Workbench, job: Job, store: Store, advance: Callable[[float]
         return record(bench, job.key, job.spec, split, list(lines.values()), fit_seconds)
     except StoreError:
         raise
-    except NotRunError as error:
+    except (NotRunError, DefenseError) as error:
         return Cell(key=job.key, status="not_run", message=str(error), spec=job.spec)
     except SeepageError as error:
         return Cell(key=job.key, status="failed", message=str(error), spec=job.spec)

@@ -214,6 +214,8 @@ def advise(
         for sentence in decision.sentences(record):
             say(sentence)
         say(str(page))
+    for line in record["missing"]:
+        note(f"seepage: {line}")
     return _code(cells) or (0 if record["answer"] is not None else 1)
 
 
@@ -285,6 +287,8 @@ def _print_grid(sweep: Sweep, tasks: Sequence[Task], effort: str) -> None:
     seconds, size = (sum(item[place] for item in took.values()) for place in (0, 1))
     rows.append((f"{len(rows)} candidates", effort, str(len(took)), f"{seconds / 60:.1f}", f"{size / 1e6:.1f}"))
     table(("layer", "defense", "cells", "minutes", "MB"), rows, right=("cells", "minutes", "MB"))
+    for line in sweep.left_out():
+        note(f"seepage: {line}")
 
 
 def _write(record: dict[str, Any], path: Path) -> None:

@@ -110,6 +110,7 @@ class Advisor:
             "answer": None if answer is None else self._said(answer),
             "unmet": [] if answer is not None else self._unmet(rows),
             "rows": [self._said(row) for row in rows],
+            "missing": self.sweep.left_out(),
         }
 
     def _limits(self, *, leaks: bool) -> list[Limit]:

@@ -48,7 +48,7 @@ def record(sweep: Sweep, cells: Sequence[Cell], costing: Costing) -> dict[str, A
         "deciding": deciding,
         "utility": utility,
         "points": points,
-        "missing": _missing(cells),
+        "missing": [*sweep.left_out(), *_missing(cells)],
     }
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..audit.asked import attack_of
-from ..audit.exposure import NAIVE, NONE, REPEATED, Exposure
+from ..audit.exposure import NAIVE, NONE, REPEATED, Exposure, unsuited
 from ..audit.plan import Job, forecast, jobs
 from ..audit.request import ATTACKERS, Request
 from ..audit.run import Listener, run_audit
@@ -145,8 +145,26 @@ class Sweep:
         return {recovers: tuple(texts) for recovers, texts in found.items() if recovers in self._wanted}
 
     def candidates(self) -> tuple[Candidate, ...]:
-        """Return cuts x settings, cut by cut."""
-        return tuple(Candidate(layer, setting) for layer in self.layers for setting in self.settings)
+        """Return cuts x settings, cut by cut, without those whose defenses cannot serve the cut."""
+        return tuple(item for item in self._all() if not self._unsuited(item))
+
+    def left_out(self) -> list[str]:
+        """Say of every setting where it is not run, since its defenses cannot serve the cut, and why."""
+        found: dict[Setting, list[tuple[str, str]]] = {}
+        for item in self._all():
+            if reason := self._unsuited(item):
+                found.setdefault(item.setting, []).append((item.layer, reason))
+        return [
+            f"{' + '.join(setting.defenses)}: not run at {', '.join(layer for layer, _ in places)}: {places[0][1]}"
+            for setting, places in found.items()
+        ]
+
+    def _all(self) -> Iterator[Candidate]:
+        yield from (Candidate(layer, setting) for layer in self.layers for setting in self.settings)
+
+    def _unsuited(self, candidate: Candidate) -> str:
+        bench = self.bench(candidate.setting, next(iter(self.attacks)), self.base.request.effort)
+        return unsuited(bench, candidate.layer)
 
     def bench(self, setting: Setting, recovers: Recovers, effort: str) -> Workbench:
         """Return the bench of one setting and one kind of attack."""
