@@ -12,6 +12,7 @@ import pytest
 
 from seepage import registry
 from seepage.attacks.chores import Chore
+from seepage.audit.bounds import bound, runs
 from seepage.audit.plan import forecast, jobs
 from seepage.audit.request import Request
 from seepage.audit.workbench import Workbench
@@ -53,6 +54,13 @@ def sleepy() -> Iterator[None]:
     del registry._components["attack"]["sleepy"]
 
 
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where bounds are kept, empty."""
+    monkeypatch.setenv("SEEPAGE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "bounds"
+
+
 def seconds(victim: str, folder: Path, *attacks: str) -> list[float]:
     bench = Workbench(Request(victim, str(folder), layers=("wide",), attacks=attacks, metrics=("mse",)))
     return [one.seconds for one in forecast(bench, jobs(bench))]
@@ -70,6 +78,31 @@ def test_attacks_that_train_are_not_free(victim: str, folder: Path) -> None:
     short, long, passing = seconds(victim, folder, few, "decoder:pictures=12,steps=5000", "rmle:steps=50")
     assert passing > 0
     assert long > 5 * short > 5 * passing
+
+
+def test_bounds_count_once_and_only_until_they_are_kept(victim: str, folder: Path, cache: Path) -> None:
+    noise = ("gaussian:sigma=0.1",)
+    asked = {"layers": ("wide",), "attacks": ("rmle:steps=1",), "metrics": ("mse",), "attackers": ("aware:estimate",)}
+    bench = Workbench(Request(victim, str(folder), defenses=noise, **asked))
+    grid = jobs(bench)
+    (bare, defended), again = forecast(bench, grid), forecast(bench, grid)
+    assert bare.bound > 10 * bare.attack > 0, "a spectrum takes hundreds of runs, this attack one a picture"
+    assert defended.bound > bare.bound, "the noise's own bound; the spectrum is the other cell's"
+    assert again[0].bound == pytest.approx(bare.bound, rel=0.8), "nothing was computed by saying so"
+    assert not list(cache.rglob("*.json"))
+    spec, split = grid[0].spec, bench.split("wide")
+    done: set[Path] = set()
+    times = runs(bench, split, spec, range(6), None, done)
+    found = bound(bench, split, spec, list(range(6)))
+    assert found is not None
+    assert {path.name for path in cache.rglob("*.json")} == {path.name for path in done}
+    # Two pictures, four probes, 24 steps forward and back, and what finding the model takes.
+    assert times == pytest.approx(2 * 4 * 24, rel=0.1)
+    assert runs(bench, split, spec, range(6), None, done) == 0
+    assert forecast(bench, grid)[0].bound == 0
+    # Quick computes none without noise.
+    quick = Workbench(Request(victim, str(folder), effort="quick", **(asked | {"attackers": ()})))
+    assert forecast(quick, jobs(quick))[0].bound == 0
 
 
 def test_what_a_dry_run_prints_has_the_training_in_it(victim: str, folder: Path, seepage) -> None:

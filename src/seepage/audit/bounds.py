@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -64,17 +65,39 @@ def bound(
     """
     if not indices:
         return None
-    known = noise_of(spec, defense)
-    reason = known if isinstance(known, str) else bounds.unbounded(known)
+    law, reason = _law(spec, defense)
     budget = BUDGETS[spec.effort]
     if reason and not budget.spectrum_steps:
         return Bound(reason=reason) if spec.defenses else None
-    law = known if isinstance(known, Noise) and not reason else None
     try:
         found = _Work(bench, split, spec.seed, budget).bound(indices, law, spec.sends)
     except RuntimeError as error:  # a prefix that autograd cannot go back through twice, or memory
         return Bound(reason=f"its Jacobian cannot be had: {(str(error).splitlines() or [''])[0]}")
     return found.model_copy(update={"reason": reason or ("" if budget.steps else _QUICK)})
+
+
+def runs(
+    bench: Workbench, split: SplitModel, spec: Spec, indices: Sequence[int], defense: Pipeline | None, done: set[Path]
+) -> float:
+    """Return about how often `bound` runs the prefix forward and back for a picture, what is kept on disk left out.
+
+    So is what is kept at the places in `done`, to which those of this cell are added.
+    """
+    law, reason = _law(spec, defense)
+    budget = BUDGETS[spec.effort]
+    if reason and not budget.spectrum_steps:
+        return 0.0
+    parts = {part.place: part.runs for part in _Work(bench, split, spec.seed, budget).parts(indices, law, spec.sends)}
+    fresh = [place for place in parts if place not in done and not place.exists()]
+    done.update(fresh)
+    return math.fsum(parts[place] for place in fresh)
+
+
+def _law(spec: Spec, defense: Pipeline | None) -> tuple[Noise | None, str]:
+    """Return the noise that sets a bound, else None and the reason why none does."""
+    known = noise_of(spec, defense)
+    reason = known if isinstance(known, str) else bounds.unbounded(known)
+    return (known if isinstance(known, Noise) and not reason else None), reason
 
 
 def noise_of(spec: Spec, defense: Pipeline | None = None) -> Noise | str:
@@ -92,6 +115,25 @@ def noise_of(spec: Spec, defense: Pipeline | None = None) -> Noise | str:
     return found
 
 
+@dataclass(frozen=True)
+class _Part(Generic[T]):
+    """One computation: what determines it, how to do it, and about how many runs forward and back it takes."""
+
+    kind: type[T]
+    facts: Mapping[str, object]
+    compute: Callable[[], T]
+    runs: float
+
+    def value(self) -> T:
+        """Return what is kept of it, else compute it."""
+        return bounds.kept(self.kind, self.facts, self.compute)
+
+    @property
+    def place(self) -> Path:
+        """Where it is kept."""
+        return bounds.place(self.kind, self.facts)
+
+
 class _Work:
     """The computations of one cut, each kept on disk under what determines it."""
 
@@ -102,21 +144,29 @@ class _Work:
     def bound(self, indices: Sequence[int], noise: Noise | None, sends: int) -> Bound:
         """Return what the budget asks for, at the first pictures of `indices`."""
         pictures = self._pictures(indices)
-        spectra = [self._spectrum(picture) for picture in pictures] if self.budget.spectrum_steps else []
-        found = _summary(spectra, len(pictures))
+        found = _summary([part.value() for part in self._spectra(pictures)], len(pictures))
         if noise is None:
             return found
-        estimate = self._van_trees(noise, sends)
+        estimate = self._van_trees(noise, sends).value()
+        known = bounds.information(noise, sends)
         return found.model_copy(
             update={
                 "mse": max(estimate.low, 0.0),
                 "noise": f"{noise.kind} of standard deviation {noise.scale:g}",
                 "prior": self.prior.words,
                 "estimate": Interval(**asdict(estimate)),
-                "dfil": _mean([self._dfil(picture, noise, sends) for picture in pictures]),
-                "at_pictures": _mean([self._at(picture, noise, sends) for picture in pictures if self.budget.steps]),
+                "dfil": _mean([part.value().times(known) for part in self._dfils(pictures)]),
+                "at_pictures": _mean([part.value() for part in self._at(pictures, noise, sends)]),
             }
         )
+
+    def parts(self, indices: Sequence[int], noise: Noise | None, sends: int) -> list[_Part[Spectrum] | _Part[Estimate]]:
+        """Return the computations that `bound` makes of the same."""
+        pictures = self._pictures(indices)
+        found: list[_Part[Spectrum] | _Part[Estimate]] = [*self._spectra(pictures)]
+        if noise is not None:
+            found += [self._van_trees(noise, sends), *self._dfils(pictures), *self._at(pictures, noise, sends)]
+        return found
 
     def _pictures(self, indices: Sequence[int]) -> list[Float[Tensor, "1 3 h w"]]:
         found = [
@@ -125,56 +175,77 @@ class _Work:
         ]
         return [pictures.images.to(self.split.device) for pictures in found if pictures is not None]
 
-    def _spectrum(self, picture: Tensor) -> Spectrum:
+    def _spectra(self, pictures: Sequence[Tensor]) -> list[_Part[Spectrum]]:
         budget = self.budget
+        if not budget.spectrum_steps:
+            return []
         most = {"probes": budget.spectrum_probes, "steps": budget.spectrum_steps, "exact_up_to": budget.exact_up_to}
-        return self._kept(
-            Spectrum,
-            {"what": "spectrum", **self._named(picture), **most},
-            lambda generator: bounds.spectrum(self.split.prefix, picture, generator, **most),
-        )
+        inputs, outputs = math.prod(self.split.image_shape), math.prod(self.bench.cut(self.split.layer).shape)
+        narrow = min(inputs, outputs)
+        runs = budget.spectrum_probes * (1.5 + min(budget.spectrum_steps, narrow))
+        return [
+            self._part(
+                Spectrum,
+                {"what": "spectrum", **_named(picture), **most},
+                lambda draws, picture=picture: bounds.spectrum(self.split.prefix, picture, draws, **most),  # type: ignore[misc]
+                2 * narrow if inputs <= budget.exact_up_to else runs,
+            )
+            for picture in pictures
+        ]
 
-    def _dfil(self, picture: Tensor, noise: Noise, sends: int) -> Estimate:
+    def _dfils(self, pictures: Sequence[Tensor]) -> list[_Part[Estimate]]:
         # The noise is a factor alone: what is kept serves every strength of it.
-        return self._kept(
-            Estimate,
-            {"what": "dfil", "probes": self.budget.probes, **self._named(picture)},
-            lambda generator: bounds.dfil(
-                self.split.prefix, picture, Noise("gaussian", 1.0), generator, probes=self.budget.probes
-            ),
-        ).times(bounds.information(noise, sends))
+        probes, unit = self.budget.probes, Noise("gaussian", 1.0)
+        return [
+            self._part(
+                Estimate,
+                {"what": "dfil", "probes": probes, **_named(picture)},
+                lambda draws, picture=picture: bounds.dfil(self.split.prefix, picture, unit, draws, probes=probes),  # type: ignore[misc]
+                1.5 * probes,
+            )
+            for picture in pictures
+        ]
 
-    def _at(self, picture: Tensor, noise: Noise, sends: int) -> Estimate:
+    def _at(self, pictures: Sequence[Tensor], noise: Noise, sends: int) -> list[_Part[Estimate]]:
         spent = {"probes": self.budget.probes, "steps": self.budget.steps}
-        return self._kept(
-            Estimate,
-            {"what": "at-picture", "noise": asdict(noise), "sends": sends, **self._named(picture), **spent},
-            lambda generator: bounds.at_picture(
-                self.split.prefix, picture, noise, self.prior, generator, sends=sends, **spent
-            ),
-        )
+        return [
+            self._part(
+                Estimate,
+                {"what": "at-picture", "noise": asdict(noise), "sends": sends, **_named(picture), **spent},
+                lambda draws, picture=picture: bounds.at_picture(  # type: ignore[misc]
+                    self.split.prefix, picture, noise, self.prior, draws, sends=sends, **spent
+                ),
+                self.budget.probes * (3 + self.budget.steps),
+            )
+            for picture in (pictures if self.budget.steps else ())
+        ]
 
-    def _van_trees(self, noise: Noise, sends: int) -> Estimate:
-        spent = {"probes": self.budget.probes, "steps": self.budget.steps, "draws": self.budget.draws}
+    def _van_trees(self, noise: Noise, sends: int) -> _Part[Estimate]:
+        budget = self.budget
+        spent = {"probes": budget.probes, "steps": budget.steps, "draws": budget.draws}
         like = torch.empty(0, device=self.split.device)
-        return self._kept(
+        return self._part(
             Estimate,
             {"what": "van-trees", "noise": asdict(noise), "sends": sends, "prior": self.prior.words, **spent},
-            lambda generator: bounds.van_trees(
-                self.split.prefix, noise, self.prior, generator, sends=sends, like=like, **spent
+            lambda draws: bounds.van_trees(
+                self.split.prefix, noise, self.prior, draws, sends=sends, like=like, **spent
             ),
+            budget.probes * (budget.draws * (2 + budget.steps) + 2),
         )
 
-    def _named(self, picture: Tensor) -> dict[str, object]:
-        return {"picture": seeding.row_hashes(picture)[0]}
-
-    def _kept(self, kind: type[T], facts: dict[str, object], compute: Callable[[torch.Generator], T]) -> T:
+    def _part(
+        self, kind: type[T], facts: dict[str, object], compute: Callable[[torch.Generator], T], runs: float
+    ) -> _Part[T]:
         split = self.split
         cut = {"victim": split.name, "weights": split.weights_sha256, "layer": split.layer, "seed": self.seed}
         cut |= {"shape": list(split.image_shape), "preprocessing": split.preprocessing}
-        parts = [str(facts[name]) for name in ("what", "picture") if name in facts]
-        draws = seeding.generator(self.seed, "metric", "bound", split.layer, *parts)
-        return bounds.kept(kind, {**cut, **facts}, lambda: compute(draws))
+        names = [str(facts[name]) for name in ("what", "picture") if name in facts]
+        draws = seeding.generator(self.seed, "metric", "bound", split.layer, *names)
+        return _Part(kind, {**cut, **facts}, lambda: compute(draws), runs)
+
+
+def _named(picture: Tensor) -> dict[str, object]:
+    return {"picture": seeding.row_hashes(picture)[0]}
 
 
 def _summary(spectra: Sequence[Spectrum], pictures: int) -> Bound:

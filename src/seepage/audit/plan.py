@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -16,6 +17,7 @@ from ..store import cell_key
 from ..types import Attack, SeepageError
 from ..victims.cut import NonFiniteError
 from ..victims.weights import NonFiniteWeightsError
+from .bounds import runs
 from .cell import batch_size
 from .exposure import NONE, REPEATED, Exposure, defense_of, pairing, unsuited
 from .public import require_unseen, require_untaught
@@ -36,10 +38,24 @@ class Job:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a cell is expected to take: seconds, and bytes in the output folder."""
+    """What a cell is expected to take: seconds of its attack and of its bound, and bytes in the output folder."""
 
-    seconds: float
+    attack: float
+    bound: float
     bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """Attack and bound together."""
+        return self.attack + self.bound
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What was timed and counted for a forecast: seconds of a run through each prefix, bounds that are spoken for."""
+
+    runs: dict[str, float] = field(default_factory=dict)
+    bounds: set[Path] = field(default_factory=set)
 
 
 def jobs(bench: Workbench) -> tuple[Job, ...]:
@@ -162,17 +178,39 @@ def _equipment(attack: Attack) -> str | None:
         return None  # the cell will fail with this reason; the others can be run
 
 
-def forecast(bench: Workbench, cells: Sequence[Job]) -> list[Forecast]:
+def forecast(bench: Workbench, cells: Sequence[Job], clock: Clock | None = None) -> list[Forecast]:
     """Return what each cell is expected to take.
 
     One pass through each prefix is timed and taken as often as the attack's budget says; an attack that trains, or runs
-    a network of its own, does each of its chores once for the clock instead.
+    a network of its own, does each of its chores once for the clock instead. A bound that is kept from earlier costs
+    nothing, and one that several cells share is the first one's.
     """
-    seconds = {layer: _pass_seconds(bench, layer) for layer in dict.fromkeys(job.spec.layer for job in cells)}
+    clock = clock or Clock()
     count = len(bench.source)
     height, width = bench.victim.image_shape[1:]
     size = 0 if bench.request.redact else int(_PICTURE_BYTES * height * width * count)
-    return [Forecast(_seconds(bench, job.spec, seconds[job.spec.layer]), size + 2000 * count) for job in cells]
+    return [
+        Forecast(
+            _seconds(bench, job.spec, _run_seconds(bench, job.spec.layer, clock)),
+            bound_seconds(bench, job.spec, clock),
+            size + 2000 * count,
+        )
+        for job in cells
+    ]
+
+
+def bound_seconds(bench: Workbench, spec: Spec, clock: Clock) -> float:
+    """Return what the bound of a cell is expected to take beside those that the clock has counted."""
+    if bench.attack(spec.attack).recovers != "images":
+        return 0.0
+    try:
+        split = bench.split(spec.layer)
+        exposure = Exposure(bench, split, spec.attacker, spec.sends)
+        exposure.require(bench.attack(spec.attack), "")
+        times = runs(bench, split, spec, range(len(bench.source)), exposure.defense, clock.bounds)
+    except SeepageError:
+        return 0.0  # whatever keeps it from being run is for the cell's own record to say
+    return times * _run_seconds(bench, spec.layer, clock)
 
 
 def _seconds(bench: Workbench, spec: Spec, a_pass: float) -> float:
@@ -202,8 +240,14 @@ def _clocked(bench: Workbench, once: Callable[[], object]) -> float:
     return taken[-1]
 
 
+def _run_seconds(bench: Workbench, layer: str, clock: Clock) -> float:
+    """Time one forward and backward pass through the prefix, a picture, once."""
+    if layer not in clock.runs:
+        clock.runs[layer] = _pass_seconds(bench, layer)
+    return clock.runs[layer]
+
+
 def _pass_seconds(bench: Workbench, layer: str) -> float:
-    """Time one forward and backward pass through the prefix, a picture."""
     try:
         split = bench.split(layer)
     except _POISONED:

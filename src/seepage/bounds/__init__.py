@@ -4,7 +4,7 @@ from ..priors.natural import NaturalPrior
 from .estimate import Estimate
 from .fisher import at_picture, dfil, information, unbounded, van_trees
 from .jacobian import EXACT_UP_TO, LEVELS, ROUNDING, Spectrum, jacobian, singular_values, spectrum
-from .kept import kept
+from .kept import kept, place
 
 __all__ = [
     "EXACT_UP_TO",
@@ -18,6 +18,7 @@ __all__ = [
     "information",
     "jacobian",
     "kept",
+    "place",
     "singular_values",
     "spectrum",
     "unbounded",

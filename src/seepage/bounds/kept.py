@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import TypeVar
 
 import pydantic
@@ -27,8 +28,7 @@ def kept(kind: type[T], facts: Mapping[str, object], compute: Callable[[], T]) -
 
     A cache that cannot be written costs the computation again, and nothing else.
     """
-    named = json.dumps({"version": VERSION, "kind": kind.__name__, **facts}, sort_keys=True)
-    path = assets.home() / "bounds" / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.json"
+    path = place(kind, facts)
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         if said["sha256"] == _digest(said["value"]):
@@ -40,6 +40,12 @@ def kept(kind: type[T], facts: Mapping[str, object], compute: Callable[[], T]) -
     with suppress(OutputError), replacing(path) as part:
         part.write_text(json.dumps({"value": value, "sha256": _digest(value)}), encoding="utf-8")
     return found
+
+
+def place(kind: type[Estimate] | type[Spectrum], facts: Mapping[str, object]) -> Path:
+    """Return the file of what these facts determine, whether it is there or not."""
+    named = json.dumps({"version": VERSION, "kind": kind.__name__, **facts}, sort_keys=True)
+    return assets.home() / "bounds" / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.json"
 
 
 def _digest(value: object) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..audit.asked import attack_of
 from ..audit.exposure import NAIVE, NONE, REPEATED, Exposure, unsuited
-from ..audit.plan import Job, forecast, jobs
+from ..audit.plan import Clock, Job, bound_seconds, forecast, jobs
 from ..audit.request import ATTACKERS, Request
 from ..audit.run import Listener, run_audit
 from ..audit.workbench import Workbench
@@ -234,15 +234,22 @@ def run(tasks: Sequence[Task], folder: Path, listener: Listener | None = None, d
 def expected(tasks: Sequence[Task]) -> dict[str, tuple[float, int]]:
     """Return the seconds and bytes that each cell is expected to take, by its key.
 
-    Each attack is timed once a cut: what a defense adds is little beside it.
+    Each attack is timed once a cut: what a defense adds is little beside it. Bounds are each cell's own.
     """
-    known: dict[tuple[str, str], tuple[float, int]] = {}
+    clock, known, bounding = Clock(), dict[tuple[str, str], tuple[float, int]](), dict[str, float]()
     for bench, own in _by_bench(tasks):
         fresh = [job for job in own if (job.spec.layer, job.spec.attack) not in known]
         fresh = list({(job.spec.layer, job.spec.attack): job for job in reversed(fresh)}.values())
-        for job, item in zip(fresh, forecast(bench, fresh), strict=True):
-            known[job.spec.layer, job.spec.attack] = item.seconds, item.bytes
-    return {task.job.key: known[task.job.spec.layer, task.job.spec.attack] for task in tasks}
+        for job, item in zip(fresh, forecast(bench, fresh, clock), strict=True):
+            known[job.spec.layer, job.spec.attack], bounding[job.key] = (item.attack, item.bytes), item.bound
+        for job in own:
+            if job.key not in bounding:
+                bounding[job.key] = bound_seconds(bench, job.spec, clock)
+    found = {}
+    for task in tasks:
+        seconds, size = known[task.job.spec.layer, task.job.spec.attack]
+        found[task.job.key] = seconds + bounding[task.job.key], size
+    return found
 
 
 def _by_bench(tasks: Sequence[Task]) -> Iterator[tuple[Workbench, list[Job]]]:
