@@ -72,7 +72,8 @@ class LanguageModel:
         self.tokenizer, self.end = tokenizer, end
         table: Tensor = self.network.get_input_embeddings().weight
         self.width = table.shape[1]
-        self.spread = float(table.float().square().mean().sqrt())
+        # To six digits: the last ones change with the number of threads, and a checkpoint's configuration may not.
+        self.spread = float(f"{float(table.double().square().mean().sqrt()):.6g}")
         # Of special tokens, a caption has the end alone.
         self.banned = tuple(token for token in tokenizer.special if token != end and token < table.shape[0])
 
