@@ -243,7 +243,10 @@ class RecoveredRow(Record):
 
 
 class RecoveryRecord(Record):
-    """What `seepage recover` writes: the leak it read, the attack it ran, one row a row of the leak."""
+    """What `seepage recover` writes: the leak it read, the attack it ran, one row a row of the leak.
+
+    `defenses` are those that the leak carries and `attacker` what was made of them, `none` where there are none.
+    """
 
     schema_version: int = SCHEMA_VERSION
     leak_sha256: str
@@ -251,6 +254,8 @@ class RecoveryRecord(Record):
     weights_sha256: str
     layer: str
     wire: str
+    defenses: tuple[str, ...] = ()
+    attacker: str = "none"
     attack: str
     effort: str
     access: str

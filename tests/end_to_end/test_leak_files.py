@@ -144,6 +144,58 @@ def test_a_picture_without_a_row_is_a_failed_sample_and_a_foreign_dump_is_refuse
     assert not (tmp_path / "b").exists()
 
 
+def test_a_defended_leak_is_recovered_by_who_knows_its_law(
+    victim: str, folder: Path, tmp_path: Path, seepage: Run
+) -> None:
+    shift = ("--layer", "mix", "--defense", "noise-shift:scale=0.5", "--secret", tmp_path / "kept.safetensors")
+    leak = written(victim, folder, tmp_path / "leak.safetensors", seepage, *shift)
+    originals = [np.asarray(Image.open(folder / f"{i}.png")) / 255 for i in range(6)]
+    errors, said = {}, {}
+    for name, attacker in (("told", ()), ("naive", ("naive",)), ("likely", ("aware:likelihood",))):
+        out = tmp_path / name
+        options = [word for who in attacker for word in ("--attacker", who)]
+        code, _, said[name] = seepage("recover", leak, *QUICK, *options, "-o", out)
+        assert code == 0, said[name]
+        record = json.loads((out / "recovery.json").read_text())
+        assert record["defenses"] == ["noise-shift:scale=0.5"]
+        assert record["attacker"] == (attacker[0] if attacker else "aware:estimate")
+        found = [np.asarray(Image.open(out / row["image"])) / 255 for row in record["rows"]]
+        errors[name] = np.mean([(a - b) ** 2 for a, b in zip(found, originals, strict=True)])
+    # The noise has a mean of a quarter, which whoever knows it takes away first.
+    assert errors["told"] < 0.6 * errors["naive"]
+    assert errors["likely"] < errors["told"]
+    assert "carries noise-shift:scale=0.5; attacked is its law's best guess" in said["told"]
+    bare = written(victim, folder, tmp_path / "bare.safetensors", seepage)
+    for path, who, message in (
+        (bare, "naive", "carries none"),
+        (leak, "aware:retrained", "a leak file is attacked by naive, aware:estimate, aware:likelihood"),
+        (leak, "nobody", "a leak file is attacked by"),
+    ):
+        code, _, err = seepage("recover", path, *QUICK, "--attacker", who, "-o", tmp_path / "no")
+        assert (code, len(err.splitlines())) == (2, 1), err
+        assert message in err
+    assert not (tmp_path / "no").exists()
+
+
+def test_relative_noise_is_known_by_the_spread_that_it_was_made_by(
+    victim: str, folder: Path, tmp_path: Path, seepage: Run
+) -> None:
+    clip = ("--defense", "clip:limit=0.5,relative=true")
+    leak = written(victim, folder, tmp_path / "leak.safetensors", seepage, *clip)
+    clean = api.read_leak(written(victim, folder, tmp_path / "clean.safetensors", seepage)).features
+    code, _, err = seepage("recover", leak, *QUICK, "-o", tmp_path / "r")
+    assert code == 0, err
+    # Half of what rows usually measure came through: the guess is of the usual length again.
+    sent = api.read_leak(leak).features.flatten(1).norm(dim=1)
+    assert float(sent.std()) < 0.01 * float(sent.mean())
+    rows = json.loads((tmp_path / "r" / "recovery.json").read_text())["rows"]
+    found = torch.stack([torch.from_numpy(np.asarray(Image.open(tmp_path / "r" / row["image"])) / 255) for row in rows])
+    split = api.cut(api.load(victim), "wide")
+    again = split.leak(found.permute(0, 3, 1, 2).float()).features.flatten(1).norm(dim=1)
+    assert float(again.mean()) > 1.3 * float(sent.mean())
+    assert float(clean.flatten(1).norm(dim=1).mean()) > 1.3 * float(sent.mean())
+
+
 def test_a_place_that_cannot_be_written_is_said_before_the_work(
     victim: str, folder: Path, tmp_path: Path, seepage: Run
 ) -> None:

@@ -13,11 +13,11 @@ from ..data.features import open_leak, read_header, read_leak
 from ..defenses import Pipeline, pipeline, read_secret, spend_secret, write_secret
 from ..files import replacing, require_writable
 from ..schema import Cost, RecoveredRow, RecoveryRecord
-from ..types import Captions, Images, Knowledge, Labels, Leak, Recoverer, Secret, SplitModel
+from ..types import Attack, Captions, Images, Knowledge, Labels, Law, Leak, Recoverer, Secret, SeepageError, SplitModel
 from ..victims.cut import cut
 from .assemble import environment
 from .cell import batch_size, class_name, counted, writable
-from .exposure import fitted, sent
+from .exposure import ESTIMATE, LIKELIHOOD, NAIVE, NONE, Exposure, fitted, sent
 from .request import Request, RequestError
 from .residual import residuals
 from .rows import take_recovery
@@ -25,6 +25,7 @@ from .workbench import Workbench
 
 RECOVERY = "recovery.json"
 _BATCH = 16
+_FILE_ATTACKERS = (NAIVE, ESTIMATE, LIKELIHOOD)
 
 
 def dump(
@@ -89,39 +90,49 @@ def restore_file(path: Path, secret: Path, target: Path) -> int:
 
 
 def recover_file(
-    request: Request, path: Path, folder: Path, advance: Callable[[float], None]
-) -> tuple[RecoveredRow, ...]:
+    request: Request, path: Path, folder: Path, attacker: str | None, advance: Callable[[float], None]
+) -> RecoveryRecord:
     """Recover every row of a leak file and write pictures and `recovery.json` into the folder.
 
-    The request's victim and layer, where given, must be the leak's; a raw array needs both.
+    The request's victim and layer, where given, must be the leak's; a raw array needs both. The attacker knows the
+    defenses that the leak carries (the request's, else the header's) and takes each row for a send of its own; unless
+    one is named he attacks the law's guess at the leak, `aware:estimate`.
 
     Raises:
-        SeepageError: the file is no leak of this victim and layer, or the folder cannot be written.
+        SeepageError: the file is no leak of this victim and layer, the attacker can make nothing of its defenses, or
+            the folder cannot be written.
     """
     split = _split(request, path)
     leak = open_leak(path, split)
-    bench = Workbench(request)
+    carried = request.defenses or leak.header.defenses
+    bench = Workbench(dataclasses.replace(request, defenses=carried, wire=leak.header.wire))
     text = registry.spec("attack", bench.attack(request.attacks[0]))
     attack = bench.attack(text)
+    attacker, law = _attacker(attacker, bench, split, attack, path)
     require_writable(folder)
     began = time.perf_counter()
     fit_generator = seeding.generator(request.seed, "fit", split.name, split.layer, text)
-    recoverer = attack.fit(Knowledge(split.image_shape, split.prefix), fit_generator)
+    told = law if attacker == LIKELIHOOD else None
+    recoverer = attack.fit(Knowledge(split.image_shape, split.prefix, law=told), fit_generator)
     fit_seconds = time.perf_counter() - began
     rows: list[RecoveredRow] = []
     size = batch_size(split.image_shape, split.device)
     total = len(leak) * max(1, attack.budget)
     for start in range(0, len(leak), size):
         part = wire.decode(leak.rows(start, start + size))
+        if law is not None and attacker == ESTIMATE:
+            part = law.estimate([part])
         part = part.with_features(part.features.to(split.device))
         with counted(split.prefix, partial(_tell, advance, start / len(leak), total)):
-            rows += _recover(part, start, recoverer, split, request.seed, folder)
+            rows += _recover(part, start, recoverer, split, told, request.seed, folder)
     record = RecoveryRecord(
         leak_sha256=pictures.file_sha256(path),
         victim=split.name,
         weights_sha256=split.weights_sha256,
         layer=split.layer,
         wire=leak.header.wire,
+        defenses=bench.defenses,
+        attacker=attacker,
         attack=text,
         effort=request.effort,
         access=attack.access,
@@ -137,7 +148,27 @@ def recover_file(
     )
     with replacing(folder / RECOVERY) as target:
         target.write_text(record.model_dump_json(indent=2), encoding="utf-8")
-    return record.rows
+    return record
+
+
+def _attacker(
+    named: str | None, bench: Workbench, split: SplitModel, attack: Attack, path: Path
+) -> tuple[str, Law | None]:
+    """Return who attacks a leak file, and the law that he knows: whoever is named, else who takes the law's guess."""
+    if not bench.defenses:
+        if named:
+            raise RequestError(f"--attacker says what he makes of a defense, and {path} carries none")
+        return NONE, None
+    attacker = named or ESTIMATE
+    if attacker not in _FILE_ATTACKERS:
+        raise RequestError(f"--attacker {attacker}: a leak file is attacked by {', '.join(_FILE_ATTACKERS)}")
+    try:
+        exposure = Exposure(bench, split, attacker)
+        exposure.require(attack, bench.request.attacks[0].partition(":")[0])
+        law = None if exposure.defense is None else exposure.defense.law()
+    except SeepageError as error:
+        raise RequestError(f"{path} carries {' + '.join(bench.defenses)}, --attacker {attacker}: {error}") from error
+    return attacker, None if attacker == NAIVE else law
 
 
 def _tell(advance: Callable[[float], None], done: float, total: int, passes: float) -> None:
@@ -154,10 +185,10 @@ def _split(request: Request, path: Path) -> SplitModel:
 
 
 def _recover(
-    leak: Leak, start: int, recoverer: Recoverer, split: SplitModel, seed: int, folder: Path
+    leak: Leak, start: int, recoverer: Recoverer, split: SplitModel, law: Law | None, seed: int, folder: Path
 ) -> list[RecoveredRow]:
     recovery = recoverer.recover(leak, seeding.generators(seed, "attack", seeding.row_hashes(leak.features)))
-    off = residuals(split, leak, recovery)
+    off = residuals(split, leak, recovery, law)
     rows = []
     for row, status in enumerate(recovery.status):
         image = caption = label = None

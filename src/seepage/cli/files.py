@@ -11,6 +11,12 @@ import typer
 from .console import bar, note, say, table
 from .fetching import fetch_for
 
+_MADE = {
+    "naive": "attacked as if it did not (naive)",
+    "aware:estimate": "attacked is its law's best guess at the leak before it (aware:estimate)",
+    "aware:likelihood": "its law is part of the attack (aware:likelihood)",
+}
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
@@ -87,26 +93,41 @@ def recover(
     output: Annotated[Path, typer.Option("-o", "--output", help="the folder to write pictures and record to")],
     victim: Annotated[str | None, typer.Option(help="SOURCE/NAME[@WEIGHTS]; the leak's own unless named")] = None,
     layer: Annotated[str | None, typer.Option(help="the leak's own unless named")] = None,
+    defense: Annotated[list[str] | None, typer.Option(help="what the leak carries; its own unless named")] = None,
+    attacker: Annotated[
+        str | None, typer.Option(help="naive, aware:estimate or aware:likelihood; aware:estimate unless told")
+    ] = None,
     effort: Annotated[str, typer.Option(help="quick, standard or full")] = "standard",
     size: Annotated[int | None, typer.Option(help="input size in pixels")] = None,
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "cpu",
     debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
 ) -> int:
-    """Recover what a leak shows, with no truth at hand: pictures, captions or labels, and how each was reached."""
+    """Recover what a leak shows, with no truth at hand: pictures, captions or labels, and how each was reached.
+
+    Of a defended leak that is the law's best guess at what was there before, unless --attacker says otherwise.
+    """
     from ..audit.dump import recover_file
     from ..audit.request import Request
 
     request = Request(
-        victim or "", None, (layer,) if layer else (), (attack,), effort=effort, size=size, seed=seed, device=device
+        victim or "",
+        None,
+        (layer,) if layer else (),
+        (attack,),
+        tuple(defense or ()),
+        effort=effort,
+        size=size,
+        seed=seed,
+        device=device,
     )
     if victim:
         fetch_for(victim)
     began = time.perf_counter()
     with bar() as shown:
         task = shown.add_task("recovering", total=1.0)
-        record = recover_file(request, leak, output, lambda done: shown.update(task, completed=done))
-    said = any(row.caption is not None or row.label is not None for row in record)
+        record = recover_file(request, leak, output, attacker, lambda done: shown.update(task, completed=done))
+    said = any(row.caption is not None or row.label is not None for row in record.rows)
     rows = [
         (
             row.name,
@@ -115,9 +136,11 @@ def recover(
             row.message,
             *([row.caption or row.label or ""] if said else []),
         )
-        for row in record
+        for row in record.rows
     ]
     table(("row", "status", "residual", "how", *(["what"] if said else [])), rows, right=("residual",))
+    if record.defenses:
+        note(f"seepage: {leak} carries {' + '.join(record.defenses)}; {_MADE[record.attacker]}")
     note(f"{time.perf_counter() - began:.0f} s")
     say(str(output / "recovery.json"))
-    return 3 if any(row.status == "failed" for row in record) else 0
+    return 3 if any(row.status == "failed" for row in record.rows) else 0
