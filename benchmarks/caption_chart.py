@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 COLOURS = {
-    "caprecover": "#1a6fb0",
-    "caprecover, run on": "#7b4fb5",
+    "caprecover": "#7b4fb5",
+    "caprecover, one for three cuts": "#1a6fb0",
     "nearest": "#5b7f2b",
-    "authors' scheme": "#c05a12",
+    "authors' scheme, one for three cuts": "#c05a12",
 }
 LEFT, TOP, WIDTH, HEIGHT, RIGHT = 52, 34, 430, 230, 170
 STYLE = (
@@ -22,8 +22,10 @@ STYLE = (
 def chart(rows: Sequence[dict[str, Any]], layers: Sequence[str]) -> str:
     """Return an SVG of one victim's rows as `captions.json` has them, with the intervals of their scores.
 
-    The dashed lines are the strongest null control of any row and what one person scores against the others.
+    `caprecover` is one adapter for the last cut, to which leaks of earlier cuts are run on. The dashed lines are the
+    strongest null control of any row and what one person scores against the others.
     """
+    rows = [{**one, "label": one["label"].removesuffix(", run on")} for one in rows]
     kept = [one for one in rows if one["label"] in COLOURS and one["layer"] in layers and "cider" in one["summary"]]
     nulls = [each["cider"]["mean"] for one in kept for each in one["controls"].values() if "cider" in each]
     human = next((one["ceilings"]["human"]["cider"]["mean"] for one in kept if one.get("ceilings")), None)
