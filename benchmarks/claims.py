@@ -2,7 +2,7 @@
 
     python benchmarks/claims.py
 
-Reads results/peel_block.json, peel_tables.json and peel_figures.json, and measures nothing itself. A claim whose
+Reads the results named in `READ` and measures nothing itself. A claim whose
 figures are not there is `not tested`. Where a claim is about many victims, depths or attacks it is tested row by row:
 reproduced where every row bears it out, contradicted where none does, partly otherwise; a row counts only if the 95 %
 intervals of what is compared keep apart.
@@ -13,32 +13,25 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import caption_claims
+from claim_verdicts import NOT_TESTED, Interval, Results, Verdict, below, counted
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "claims.md"
 CHAINS = ("peel", "peel:form=constrained", "peel:form=penalty")
 BASELINES = ("joint", "rmle", "deep-image-prior", "divide", "decoder")
+READ = (
+    *("blocks", "peel_block", "peel_tables", "peel_figures"),
+    *("captions", "labels", "noise", "encrypted"),
+)
 # What the paper compares with: embedding inversion and inversion through a GAN.
 PUBLISHED = ("rmle", "gan")
 # The metric that is asked of a face judge, and how its name begins where the adapted one was asked.
 ASKED, JUDGE = "knn_distance", "face_judge.py:"
 RESTART = "restart (the leak of every stage)"
-Results = Mapping[str, Any]
-Interval = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What became of a claim: our figures in words, and `reproduced`, `partly`, `contradicted` or `not tested`."""
-
-    ours: str
-    verdict: str
-
-
-NOT_TESTED = Verdict("–", "not tested")
 
 
 def rows(results: Results) -> dict[str, dict[str, Mapping[str, Any]]]:
@@ -48,20 +41,6 @@ def rows(results: Results) -> dict[str, dict[str, Mapping[str, Any]]]:
         if one["status"] == "done":
             found.setdefault(one["row"], {})[one["attack"]] = one
     return found
-
-
-def below(first: Interval, second: Interval, factor: float = 1.0) -> bool:
-    """Return whether `first`, mean, low and high, lies under `second` by `factor`, interval apart from interval."""
-    return first[2] * factor < second[1]
-
-
-def counted(outcomes: Sequence[bool], words: str) -> Verdict:
-    """Return the verdict over rows; `words` says what held in how many of them."""
-    if not outcomes:
-        return NOT_TESTED
-    held = sum(outcomes)
-    verdict = "reproduced" if held == len(outcomes) else "partly" if held else "contradicted"
-    return Verdict(f"{words} in {held} of {len(outcomes)}", verdict)
 
 
 def mse(cell: Mapping[str, Any]) -> Interval:
@@ -205,27 +184,32 @@ def page(results: Results) -> str:
     """Return docs/claims.md."""
     made = ", ".join(sorted(f"`{name}.json`" for name in results)) or "no results"
     lines = [
-        "# What the paper claims, and what was measured",
+        "# What the papers claim, and what was measured",
+        "",
+        f"Made by `python benchmarks/claims.py` from {made}. A row counts where the 95 % intervals of what is compared",
+        "keep apart.",
+        "",
+        "## PEEL",
         "",
         "The claims are those of PEEL's abstract, captions and figures; its tables' numbers were not at hand, so a",
         "claim is compared with what it says, not with a number, except for Figure 5. Victims, pictures and budgets",
-        "differ from the paper's: {doc}`peel` says which problem is solved and in which two readings. A row counts",
-        "where the 95 % intervals of what is compared keep apart.",
+        "differ from the paper's: {doc}`peel` says which problem is solved and in which two readings.",
         "",
-        f"Made by `python benchmarks/claims.py` from {made}.",
-        "",
-        "| claim | measured here | |",
-        "|---|---|---|",
-    ]
-    for claim, test in CLAIMS:
-        verdict = test(results)
-        lines.append(f"| {claim} | {verdict.ours} | {verdict.verdict} |")
-    lines += [
+        *table([(claim, test(results)) for claim, test in CLAIMS]),
         "",
         "Pooling, activations, initialisation and the skip connection itself, which the paper studies as factors, are",
         "not among these rows.",
         *judged(results),
         "Pictures a row and budgets are in the tables: with few of either a verdict is an indication.",
+        "",
+    ]
+    lines += [
+        "## CapRecover",
+        "",
+        "The paper's victims, language models and pictures were not at hand; these rows are of other networks and",
+        "pictures, whose tables stand in {doc}`captions` and {doc}`concepts/defenses`.",
+        "",
+        *table(caption_claims.told(results)),
         "",
     ]
     for name, title in (("peel_tables", "PEEL beside other attacks"), ("peel_block", "Figure 5")):
@@ -234,10 +218,16 @@ def page(results: Results) -> str:
     return "\n".join(lines)
 
 
+def table(told: Sequence[tuple[str, Verdict]]) -> list[str]:
+    """Return claims and verdicts as a table."""
+    rows = [f"| {claim} | {verdict.ours} | {verdict.verdict} |" for claim, verdict in told]
+    return ["| claim | measured here | |", "|---|---|---|", *rows]
+
+
 def main() -> None:
     """Read the results that there are and write the page."""
     results = {}
-    for name in ("blocks", "peel_block", "peel_tables", "peel_figures"):
+    for name in READ:
         path = RESULTS / f"{name}.json"
         if path.exists():
             results[name] = json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,35 @@
+"""What may become of a claim, and when two figures count as apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Results = Mapping[str, Any]
+Interval = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim: our figures in words, and `reproduced`, `partly`, `contradicted` or `not tested`."""
+
+    ours: str
+    verdict: str
+
+
+NOT_TESTED = Verdict("–", "not tested")
+
+
+def below(first: Interval, second: Interval, factor: float = 1.0) -> bool:
+    """Return whether `first`, mean, low and high, lies under `second` by `factor`, interval apart from interval."""
+    return first[2] * factor < second[1]
+
+
+def counted(outcomes: Sequence[bool], words: str) -> Verdict:
+    """Return the verdict over rows; `words` says what held in how many of them."""
+    if not outcomes:
+        return NOT_TESTED
+    held = sum(outcomes)
+    verdict = "reproduced" if held == len(outcomes) else "partly" if held else "contradicted"
+    return Verdict(f"{words} in {held} of {len(outcomes)}", verdict)
