@@ -8,7 +8,8 @@ settings were chosen on the dev split. Decoding is greedy but for the row that s
 caption of the train split. `authors` is the scheme of the published code (one pooled token, padding in the loss, no
 alignment) under the same number of steps. Writes `results/captions.md`, `.json` and
 `docs/_static/captions_by_depth.svg`; `--sheet` also writes a page of twenty test photographs, drawn by seed, with what
-was recovered of each; it shows the photographs, which are not ours to pass on.
+was recovered of each; it shows the photographs, which are not ours to pass on. `results/captions_examples.md` has the
+same twenty by name.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from seepage import assets, data
 from seepage.attacks.caprecover import adapter
 from seepage.audit.request import Request
 from seepage.audit.run import run_audit
+from seepage.data.source import Entry
 from seepage.schema import Cell, Stats
 from seepage.studies.train import TrainRequest, train
 
@@ -213,15 +215,29 @@ def value(stats: Record) -> float:
     return float(stats["mean"] if stats.get("corpus") is None else stats["corpus"])
 
 
-def sheet(cells: dict[str, Cell], root: Path, path: Path) -> None:
-    """Write twenty test photographs, drawn by seed, beside what was recovered of each at each cut."""
+def drawn(root: Path) -> list[Entry]:
+    """Return twenty test photographs, drawn by seed."""
     source = data.open_source(f"flickr8k/test@{root}")
-    drawn = sorted(random.Random(SHEET_SEED).sample(range(len(source)), SHOWN))
+    return [source.entries[index] for index in sorted(random.Random(SHEET_SEED).sample(range(len(source)), SHOWN))]
+
+
+def examples(cell: Cell, root: Path) -> None:
+    """Write what the shipped adapter said of each of twenty photographs, named by their files, and how it scored."""
+    known = {one.image_sha256: one for one in cell.samples}
+    lines = ["| photograph | said of its leak | ROUGE-L | cosine |", "|---|---|---|---|"]
+    for entry in drawn(root):
+        one = known[entry.file_sha256]
+        said = one.recovered.caption if one.recovered is not None else f"{one.status}: {one.message}"
+        lines.append(f"| {entry.path.stem} | {said} | {one.metrics['rouge_l']:.2f} | {one.metrics['cosine']:.2f} |")
+    (RESULTS / "captions_examples.md").write_text("\n".join([*lines, ""]))
+
+
+def sheet(cells: dict[str, Cell], root: Path, path: Path) -> None:
+    """Write the drawn photographs beside what was recovered of each at each cut."""
     parts = ["<!doctype html><meta charset=utf-8><title>recovered captions</title>",
              "<style>body{font:16px/1.4 sans-serif;max-width:70em;margin:2em auto}img{width:224px}",
              "td{vertical-align:top;padding:.5em 1em}</style><table>"]  # fmt: skip
-    for index in drawn:
-        entry = source.entries[index]
+    for entry in drawn(root):
         picture = base64.b64encode(entry.path.read_bytes()).decode()
         said = []
         for name, cell in cells.items():
@@ -248,6 +264,8 @@ def main(wanted: Sequence[str], listing: bool, page: Path | None) -> None:
     for row in chosen:
         cell = run(row, root, store)
         note(record(row, cell), order)
+        if row.name == order[0] and cell.status == "done":
+            examples(cell, root)
         if row.training.victim == MOBILENET and row.label in SHEET_ROWS:
             shown[f"{row.label}, {row.layer}:"] = cell
         print(f"{datetime.now(UTC):%H:%M:%S} {row.name}: {cell.status} {cell.message}", flush=True)

@@ -3,7 +3,7 @@
     python benchmarks/first_audit.py
 
 Writes `results/first_audit.md` and `.json` beside this file: per layer and attack the mean PSNR with its interval, the
-other metrics, the strongest null control, and what it cost.
+other metrics, the strongest null control, and what it cost; then what was said of the pictures.
 """
 
 from __future__ import annotations
@@ -51,11 +51,22 @@ def _summary(cells: list[Cell], seconds: float) -> dict[str, object]:
 
 
 def _markdown(cells: list[Cell], seconds: float) -> str:
-    columns, lines = rows(cells)
     head = f"`python benchmarks/first_audit.py`, {_machine(cells)}: {seconds:.0f} s in all."
-    table = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    table += ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([head, "", *table, ""])
+    said = [cell for cell in cells if any(one.recovered and one.recovered.caption for one in cell.samples)]
+    lines = [head, "", *_table([cell for cell in cells if cell not in said])]
+    if said:
+        lines += ["", *_table(said), "", f"What was said of them at {said[0].spec.layer}, and what they show:", ""]
+        lines += [f"- *{one.recovered.caption}* – {one.truth.caption}" for one in said[0].samples if one.recovered]
+    return "\n".join([*lines, ""])
+
+
+def _table(cells: list[Cell]) -> list[str]:
+    columns, lines = rows(cells)
+    return [
+        "| " + " | ".join(columns) + " |",
+        "|" + "---|" * len(columns),
+        *("| " + " | ".join(line) + " |" for line in lines),
+    ]
 
 
 if __name__ == "__main__":
