@@ -172,8 +172,8 @@ def test_shuffled_is_scored_against_another_pictures_captions(
     victim: str, pictures: Path, tmp_path: Path, seepage: Run
 ) -> None:
     cell = audit(seepage, victim, pictures, tmp_path / "o")
-    # Each against the next, of those that have captions: 2.png against 4.png.
-    pairs = (("2.png", "red"), ("4.png", "green"), ("5.png", "blue"), ("1.png", "red"))
+    # Each against the next of 5, 2, 3, 1, 4 that has captions: 2.png against 1.png.
+    pairs = (("4.png", "red"), ("1.png", "green"), ("5.png", "blue"), ("2.png", "red"))
     scored = [RougeL()(truth(name), captions(said(colour))).item() for name, colour in pairs]
     assert cell.controls["shuffled"]["rouge_l"].n == 4
     assert cell.controls["shuffled"]["rouge_l"].mean == pytest.approx(sum(scored) / 4)
@@ -220,7 +220,7 @@ def test_the_own_caption_is_looked_for_among_the_others(
     cell = audit(seepage, victim, pictures, tmp_path / "o", *more)
     assert [sample.metrics.get("recall1") for sample in cell.samples] == [1.0, 0.0, None, 0.0, 0.0]
     assert cell.unavailable["recall5"] == "Recall5 looks among the captions of more than 5 pictures, and has 4"
-    # Of the shuffled ones, the last bus is looked for as the dog, and found.
+    # Of the shuffled ones, the ball is looked for as the dog, and found.
     assert cell.controls["shuffled"]["recall1"].mean == 0.25
 
 
@@ -237,8 +237,8 @@ def test_likelihood_of_the_references_beside_another_leak_and_none(
 ) -> None:
     cell = audit(seepage, victim, pictures, tmp_path / "o", metrics=("nll",))
     own = {"1.png": "red", "2.png": "green", "4.png": "blue", "5.png": "red"}
-    # Each picture's captions under the next picture's leak, with or without captions of its own: 2 under 3, 5 under 1.
-    elsewhere = {"1.png": "green", "2.png": "green", "4.png": "red", "5.png": "red"}
+    # Each picture's captions under the leak of the next of 5, 2, 3, 1, 4, with or without captions of its own.
+    elsewhere = {"1.png": "blue", "2.png": "green", "4.png": "red", "5.png": "green"}
 
     def surprise(name: str, colour: str) -> float:
         texts = [text.split() for text in CAPTIONS[name]]
@@ -260,8 +260,8 @@ def test_likelihood_of_the_references_beside_another_leak_and_none(
 def test_pictures_without_references_get_a_verdict(victim: str, pictures: Path, tmp_path: Path, seepage: Run) -> None:
     (pictures / "metadata.jsonl").unlink()
     cell = audit(seepage, victim, pictures, tmp_path / "o", metrics=("nll_gap", "nll", "rouge_l"))
-    # Each against the next: 2.png and 3.png are both green, 5.png and 1.png both red.
-    assert [sample.metrics["nll_gap"] for sample in cell.samples] == [1.0, 0.0, 1.0, 1.0, 0.0]
+    # Each against the next of 5, 2, 3, 1, 4: 2.png and 3.png are both green.
+    assert [sample.metrics["nll_gap"] for sample in cell.samples] == [1.0, 0.0, 1.0, 1.0, 1.0]
     assert cell.controls["constant"]["nll_gap"].mean == 0.0
     assert set(cell.unavailable) == {"nll", "rouge_l"}
     assert "shuffled" not in {name for name, scores in cell.controls.items() if "nll_gap" in scores}

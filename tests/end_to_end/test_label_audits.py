@@ -18,13 +18,13 @@ COLOURS = ("blue", "green", "red")
 CHANNEL = {"red": 0, "green": 1, "blue": 2}
 
 
-def write(root: Path, count: int, seed: int, unlabelled: int = 0) -> Path:
-    """Pictures of one colour on grey, and what colour that is; the last ones say nothing."""
+def write(root: Path, count: int, seed: int, unlabelled: int = 0, *, by_colour: bool = False) -> Path:
+    """Pictures of one colour on grey, and what colour that is; the last ones say nothing. In turns, or `by_colour`."""
     root.mkdir()
     random = np.random.default_rng(seed)
     lines = []
     for index in range(count):
-        colour = COLOURS[index % 3]
+        colour = COLOURS[3 * index // count if by_colour else index % 3]
         pixels = np.full((16, 16, 3), 90) + random.integers(0, 20, (16, 16, 3))
         pixels[..., CHANNEL[colour]] += 80
         Image.fromarray(pixels.astype(np.uint8)).save(root / f"{index:02d}.png")
@@ -61,14 +61,28 @@ def test_a_probe_reads_labels_beside_its_controls(
     assert cell.summary["top1"].n == 6
     # Of three colours as often as each other the constant one is right of two pictures in six.
     assert cell.controls["constant"]["top1"].mean == pytest.approx(1 / 3)
-    # Each picture's label for the next one's, of the next colour.
-    assert cell.controls["shuffled"]["top1"].mean == 0.0
+    # Each label for that of the next of 6, 3, 0, 2, 5, 4, 1 which has one: of three the colour is the same.
+    assert cell.controls["shuffled"]["top1"].mean == 0.5
     assert cell.controls["prior"]["top1"].n == 6
     assert cell.summary["top1"].recovery == 1.0
     shown = [(s.recovered.label, s.truth.label, s.truth.image) for s in cell.samples if s.recovered and s.truth]
     assert [first for first, _, _ in shown] == [COLOURS[index % 3] for index in range(7)]
     assert [true for _, true, _ in shown] == [*(COLOURS[index % 3] for index in range(6)), None]
     assert all(image is not None and (tmp_path / "o" / image).is_file() for _, _, image in shown)
+
+
+def test_pictures_that_lie_class_by_class_are_shuffled_among_classes(
+    victim: str, public: Path, tmp_path: Path, seepage: Run
+) -> None:
+    lying = write(tmp_path / "lying", 30, 0, by_colour=True)
+    arguments = ("audit", victim, lying, "--layer", "relu", "--attack", "probe", "--public", public)
+    code, _, err = seepage(*arguments, "-o", tmp_path / "o", "--metric", "top1")
+    assert code == 0, err
+    cell = cells(tmp_path / "o")["probe"]
+    assert cell.summary["top1"].mean == 1.0
+    # Whoever is given the label of another picture by chance is right once in three; of a neighbour's, nearly always.
+    assert cell.controls["shuffled"]["top1"].mean < 0.6
+    assert cell.summary["top1"].recovery == 1.0
 
 
 def test_classes_are_matched_by_name(victim: str, public: Path, tmp_path: Path, seepage: Run) -> None:

@@ -66,8 +66,10 @@ class Scorer:
         self._judge = bench.judge(recovers)
         self._likelihoods = Likelihoods(bench, recoverer, self._asked, self._other_leak)
         self._of_zeros: Recovery | None = None
-        count = len(bench.source)
-        self._shift = 0 if count < 2 else 1 + bench.request.seed % (count - 1)
+        # In no order of theirs: pictures often lie class by class, and the next one's label is then one's own.
+        draws = seeding.generator(bench.request.seed, "control", SHUFFLED)
+        self._ring: list[int] = torch.randperm(len(bench.source), generator=draws).tolist()
+        self._place = {index: place for place, index in enumerate(self._ring)}
 
     def score(self, indices: Sequence[int], truth: Pictures, leak: Leak, recovery: Recovery) -> Scored:
         """Score recoveries, none of them failed, of the pictures at `indices`, and what else their leak tells."""
@@ -265,9 +267,9 @@ class Scorer:
 
     def _following(self, index: int, having: str) -> Iterator[int]:
         """The other pictures in the derangement's order, without copies of this one."""
-        count = len(self._bench.source)
-        for step in range(count if count > 1 else 0):
-            other = (index + self._shift + step) % count
+        place, count = self._place[index], len(self._ring)
+        for step in range(1, count):
+            other = self._ring[(place + step) % count]
             if self._bench.hashes[other] == self._bench.hashes[index]:
                 continue
             entry = self._bench.source.entries[other]
