@@ -117,6 +117,7 @@ def test_interrupted_training_goes_on_to_the_same_bits(victim: str, public: Path
     assert again.path.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_adversary_is_trained_against_and_outputs_without_scores_are_kept(
     seepage: Run, victim: str, public: Path, tmp_path: Path
 ) -> None:
