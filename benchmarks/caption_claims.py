@@ -58,6 +58,26 @@ def labels(results: Results) -> Verdict:
     return Verdict(f"{counts.ours} victims, none of which is CLIP's tower: {shown}", counts.verdict)
 
 
+def noise_protects(results: Results) -> Verdict:
+    """Does U[0, 1), added at a layer and removed at the next, keep an eavesdropper who knows of it from anything?"""
+    groups: dict[tuple[str, ...], dict[str, Interval]] = {}
+    for one in results.get("noise", {}).get("rows", []):
+        if one["status"] == "done":
+            place = tuple(one[key] for key in ("victim", "layer", "reads", "attack"))
+            groups.setdefault(place, {})[one["attacker"]] = tuple(one["value"])
+    outcomes, shown = [], []
+    for place, found in groups.items():
+        known = {name: value for name, value in found.items() if name not in ("none", "naive")}
+        if "none" in found and known:
+            best = max(known, key=lambda name: known[name][0])
+            outcomes.append(below(known[best], found["none"]))
+            values = (found.get("naive", found["none"]), known[best], found["none"])
+            shown.append(f"{' '.join(place)} {', '.join(f'{value[0]:.1f}' for value in values)}")
+    counts = counted(outcomes, "whoever knows of it reads less than without noise")
+    words = f"{counts.ours} attacks (who does not know, who does, no noise: {'; '.join(shown)})"
+    return Verdict(words, counts.verdict) if outcomes else NOT_TESTED
+
+
 def ciphertexts(results: Results) -> Verdict:
     """Can a tail be run on encrypted features?"""
     shown = [
@@ -76,6 +96,7 @@ CLAIMS: tuple[tuple[str, Callable[[Results], Verdict]], ...] = (
         lambda results: Verdict("neither CLIP's weights nor COCO were at hand: `make bench-paper`", "not tested"),
     ),
     ("CIFAR-10 labels from CLIP's ViT: top-1 92.71 %", labels),
+    ("Random noise, added at a layer and removed at the next, keeps meaning from leaking", noise_protects),
     ("Homomorphic encryption as the safeguard in the long term", ciphertexts),
 )
 

@@ -11,9 +11,19 @@ from seepage.registry import PluginError
 
 
 def test_an_audit_without_an_attack_runs_the_default_ones_alone() -> None:
-    found = [text.partition(":")[0] for text in Workbench(Request()).attacks]
+    found = [text.partition(":")[0] for text in Workbench(Request("zoo/cifar_resnet20")).attacks]
     assert found == ["joint", "peel", "rmle"] == list(DEFAULT_ATTACKS)
     assert set(found) <= set(registry.names("attack"))
+
+
+def test_what_ships_trained_for_the_victim_is_run_as_well() -> None:
+    *plain, captioner = Workbench(Request()).attacks
+    assert [text.partition(":")[0] for text in plain] == list(DEFAULT_ATTACKS)
+    assert captioner.startswith("caprecover:")
+    assert "adapter=zoo/mobilenet_v2,through=features.17" in captioner
+    # Nobody asked for words, or it was trained at another size of picture.
+    for request in (Request(metrics=("psnr",)), Request(size=96)):
+        assert [text.partition(":")[0] for text in Workbench(request).attacks] == list(DEFAULT_ATTACKS)
 
 
 def test_an_attack_that_does_not_say_what_it_recovers_is_refused() -> None:

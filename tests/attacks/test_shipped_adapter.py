@@ -1,0 +1,69 @@
+"""The adapter that ships: whole, told of by its card, and able to say what pictures show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from seepage.attacks.caprecover import adapter
+from seepage.audit.request import Request
+from seepage.audit.run import run_audit
+from seepage.schema import Cell
+
+NAME = "zoo/mobilenet_v2"
+LAYERS = ("features.17",)
+
+
+def test_it_is_told_of_by_its_card() -> None:
+    path = adapter.located(Path(NAME))
+    header = adapter.read_header(path)
+    assert adapter.shipped() == {NAME: header}
+    assert header.victim.startswith("zoo/mobilenet_v2")
+    assert tuple(header.layers) == LAYERS
+    assert header.aligned
+    # Of 6,000 files two are the same.
+    assert len(header.train.hashes) == 5999
+    assert path.stat().st_size < 32e6
+    card = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert adapter.sha256(path) in card
+    assert header.weights_sha256[:12] in card
+    _, whole = adapter.read(path)
+    assert whole == header
+
+
+def test_it_is_named_by_its_victim() -> None:
+    (text,) = adapter.ready_for("zoo/mobilenet_v2")
+    assert text == f"caprecover:adapter={NAME},through=features.17"
+    assert adapter.ready_for(adapter.shipped()[NAME].victim) == (text,)
+    assert adapter.ready_for("zoo/mobilenet") == ()
+    assert adapter.ready_for("zoo/mobilenet_v2@elsewhere") == ()
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
+    attack = adapter.ready_for("zoo/mobilenet_v2")
+    request = Request(layers=("features.6", "features.17"), attacks=attack, effort="quick")
+    found = run_audit(request, tmp_path_factory.mktemp("said"), listener=lambda event: None)
+    return {cell.spec.layer: cell for cell in found}
+
+
+@pytest.mark.assets
+def test_a_late_leak_says_more_than_nothing_does(cells: dict[str, Cell]) -> None:
+    cell = cells["features.17"]
+    assert cell.status == "done", cell.message
+    likelier = cell.controls["shuffled"]["nll"].mean - cell.summary["nll"].mean
+    assert likelier > 0.1
+    assert cell.summary["nll_gap"].mean > 0.1
+    captions = [one.recovered.caption for one in cell.samples if one.recovered is not None]
+    assert len(set(captions)) == len(cell.samples) == 4
+    assert all(caption and 3 <= len(caption.split()) <= 30 for caption in captions)
+
+
+@pytest.mark.assets
+def test_an_earlier_leak_says_the_same(cells: dict[str, Cell]) -> None:
+    early, late = cells["features.6"], cells["features.17"]
+    assert early.status == "done", early.message
+    assert early.summary["nll"].mean == pytest.approx(late.summary["nll"].mean, abs=0.01)
+    said, known = ([one.recovered and one.recovered.caption for one in cell.samples] for cell in (early, late))
+    assert sum(one == other for one, other in zip(said, known, strict=True)) >= 3
