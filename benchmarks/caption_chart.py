@@ -11,7 +11,7 @@ COLOURS = {
     "nearest": "#5b7f2b",
     "authors' scheme, one for three cuts": "#c05a12",
 }
-LEFT, TOP, WIDTH, HEIGHT, RIGHT = 52, 34, 430, 230, 170
+LEFT, TOP, WIDTH, HEIGHT, RIGHT = 52, 34, 430, 230, 200
 STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#555}.rule{stroke:#ccc;fill:none}"
     ".null{stroke:#888;stroke-dasharray:3 3}.human{stroke:#888;stroke-dasharray:8 4}"
