@@ -30,14 +30,14 @@ def headline(finding: Finding) -> str:
     """Say at which layers captions, or labels, tell something."""
     told, rest = finding.told, [found for found in finding.layers if not found.told]
     if not finding.layers:
-        what = "captions say what the pictures show" if finding.kind == "captions" else "labels can be read"
+        what = "captions tell of what the pictures show" if finding.kind == "captions" else "labels can be read"
         return f"Whether {what} was not judged."
     if finding.kind == "captions":
         if not told:
             return f"Recovered captions say no more than a sentence that fits any picture, at {_every(rest, 'any')}."
         where = _every(told, "every") if not rest else _names(told)
         other = f"; at {_names(rest)} no more than a sentence that fits any picture" if rest else ""
-        return f"Recovered captions say what the pictures show at {where}{other}."
+        return f"Recovered captions tell of what the pictures show at {where}{other}."
     if not told:
         return f"No label is read from the features, at {_every(rest, 'any')}, more often than without them."
     shares = sorted(found.stats.mean for found in told)
