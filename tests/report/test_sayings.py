@@ -65,8 +65,8 @@ def test_told_is_what_beats_every_control_chance_allowed_for(tmp_path: Path) -> 
 def test_the_headline_names_the_layers(tmp_path: Path) -> None:
     some = [said(tmp_path, layer, value, files=False) for layer, value in zip(LAYERS, (0.3, 0.6, 0.8))]
     assert sayings.headline(only(*some)) == (
-        "Recovered captions tell of what the pictures show at features.13 and features.17; at features.3 no more than a "
-        "sentence that fits any picture."
+        "Recovered captions tell of what the pictures show at features.13 and features.17; at features.3 no more than "
+        "a sentence that fits any picture."
     )
     assert sayings.headline(only(*some[1:])).endswith("at every layer audited, features.13 to features.17.")
     assert "no more than a sentence" in sayings.headline(only(some[0]))
