@@ -37,7 +37,7 @@ class Added(nn.Module):
 
 
 def test_a_kind_has_its_own_rule_or_falls_back_by_name():
-    for kind in ("pre-activation", "linear-bottleneck", "convnext", "transformer"):
+    for kind in ("pre-activation", "linear-bottleneck", "convnext", "face-residual"):
         assert rule(kind) == (kind, IdentityResidual())
     assert rule("dense") == ("generic", Generic())
     assert rule(None) == ("generic", Generic())

@@ -30,7 +30,9 @@ from ..types import (
     Shape,
     Status,
 )
+from .head import Searches, left, searches
 from .inversion import GREY, device_of, ended, leak_shape, recover_rows, sizes, white_box
+from .joint import Joint
 
 _EXACT_WIRES = ("fp32", "fp16")
 
@@ -46,14 +48,17 @@ class Peel:
     by `form=constrained`, with multipliers, and by `form=penalty`, as the authors' scripts do. `start=output` is the
     paper's hypothesis, a block's output for its input where the shapes agree, else zeros or what a grey picture gives,
     whichever fits; `zeros`; `noise` of deviation `noise`; `ridge`, what the picture of a linear decoder gives, fitted
-    on `pictures` synthetic ones. Where a segment gives fewer numbers than it takes, or what it gave is not exact to
-    `tolerance`, `tv` times the total variation of what is sought decides what is open. Each segment is run at most
-    `passes` times. White-box; auxiliary: none, synthetic with `start=ridge`.
+    on `pictures` synthetic ones; `search`: blocks are undone from their outputs as far as that brings synthetic
+    pictures back, `joint` finds a picture behind the rest, the walk goes on from what that gives each segment, and
+    whichever of both pictures leaks more like the leak is kept. Where a segment gives fewer numbers than it takes, or
+    what it gave is not exact to `tolerance`, `tv` times the total variation of what is sought decides what is open.
+    Each segment is run at most `passes` times. White-box; auxiliary: none, synthetic with `start=ridge` and
+    `start=search`.
     """
 
     walk: Literal["chain"] = "chain"
     form: Literal["least-squares", "penalty", "constrained"] = "least-squares"
-    start: Literal["output", "zeros", "noise", "ridge"] = "output"
+    start: Literal["output", "zeros", "noise", "ridge", "search"] = "output"
     passes: int = 480
     tv: float = 0.3
     noise: float = 1e-3
@@ -75,12 +80,12 @@ class Peel:
     @property
     def auxiliary(self) -> Auxiliary:
         """Synthetic pictures where the start is learned."""
-        return "synthetic" if self.start == "ridge" else "none"
+        return "synthetic" if self.start in ("ridge", "search") else "none"
 
     @property
     def budget(self) -> int:
-        """Each segment is run at most so often, hence the prefix."""
-        return self.passes
+        """Each segment is run at most so often, hence the prefix; a search comes on top."""
+        return self.passes + (self._search.budget if self.start == "search" else 0)
 
     def fit(
         self,
@@ -105,7 +110,18 @@ class Peel:
                 learned = Ridge(self.pictures).fit(
                     prefix, knowledge.image_shape, fresh, device=grey.device, progress=progress
                 )
-        return PeelRecoverer(self, seed, leak_shape(prefix), steps(prefix, grey), learned)
+        path = steps(prefix, grey)
+        heads, count = None, 0
+        if self.start == "search":
+            # A defended leak is not exact, and no block is undone from what is not.
+            count = left(path, seed, self.passes) if knowledge.law is None else len(path)
+            heads = searches(path, knowledge, seed, self._search)
+            heads(count)
+        return PeelRecoverer(self, seed, leak_shape(prefix), path, learned, heads, count)
+
+    @property
+    def _search(self) -> Joint:
+        return Joint(**Joint.efforts["quick"])  # type: ignore[arg-type]
 
     def load(self, path: Path, knowledge: Knowledge) -> Recoverer:
         """Return the recoverer that was saved to `path`, its start fitted again from the saved seed."""
@@ -124,12 +140,16 @@ class PeelRecoverer(Recoverer):
         expected: Shape,
         path: tuple[Step, ...],
         learned: tuple[RidgeDecoder, Tensor] | None,
+        heads: Searches | None = None,
+        count: int = 0,
     ) -> None:
         self.attack = attack
         self.seed = seed
         self.expected = expected
         self.path = path
         self.learned = learned
+        self.heads = heads
+        self.count = count
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -144,18 +164,40 @@ class PeelRecoverer(Recoverer):
 
         def search(features: Tensor, rows: Sequence[int]) -> tuple[Tensor, Sequence[Status], Tensor]:
             walk = _Walk(self.attack, self.image_shape, features, exact, [generators[row] for row in rows])
-            for step, guess in zip(reversed(self.path), reversed(self._guesses(features)), strict=True):
-                walk.back(step, guess)
-                trace.append(_scattered(walk.features, rows, len(leak)))
-            pictures = walk.pictures()
-            residual = self._forward(pictures)[-1].sub(features).flatten(1).norm(dim=1) / sizes(features)[:, 0]
-            return pictures, walk.ended(residual), walk.passes()
+
+            def back(path: Sequence[Step], guesses: Sequence[Tensor | None]) -> None:
+                for step, guess in zip(reversed(path), reversed(guesses), strict=True):
+                    walk.back(step, guess)
+                    trace.append(_scattered(walk.features, rows, len(leak)))
+
+            if self.heads is None:
+                back(self.path, self._guesses(features))
+                pictures = walk.pictures()
+                return pictures, walk.ended(self._misfit(pictures, features)), walk.passes()
+            count = self.count if exact else len(self.path)
+            back(self.path[count:], [None] * (len(self.path) - count))
+            sought = self.heads(count).recover(leak.with_features(walk.features), walk.generators)
+            assert isinstance(sought.value, Images)
+            searched, lost = sought.value.images.to(features), dict(walk.failures)
+            back(self.path[:count], self._forward(searched, count)[:-1])
+            walked = walk.pictures()
+            off, other = self._misfit(walked, features), self._misfit(searched, features)
+            better = off < other
+            for row in walk.failures:
+                better[row] = False
+            # What fails behind the search leaves its picture.
+            walk.failures = lost
+            pictures = torch.where(better.view(-1, 1, 1, 1), walked, searched)
+            runs = walk.passes() + (sought.passes * count / len(self.path)).ceil().long()
+            return pictures, walk.ended(torch.where(better, off, other)), runs
 
         recovery = recover_rows(leak, self.expected, self.image_shape, search)
         return replace(recovery, trace=tuple(trace[:-1]))
 
     def prior(self, n: int, generators: Generators) -> Recovery:
         """Return the picture that the walk starts from where no leak has spoken."""
+        if self.heads is not None:
+            return self.heads(self.count).prior(n, generators)
         picture = self.path[0].grey if self.learned is None else self.learned[0](self.learned[1])
         images = picture.expand(n, -1, -1, -1).clone()
         return Recovery(Images(images), (Status("stopped", "no leak"),) * n, torch.zeros(n).long())
@@ -170,11 +212,17 @@ class PeelRecoverer(Recoverer):
             return [None] * len(self.path)
         return self._forward(self.learned[0](features))[:-1]
 
+    def _misfit(self, pictures: Float[Tensor, "b 3 h w"], features: Float[Tensor, "b ..."]) -> Float[Tensor, "b"]:
+        """Return by how much what pictures leak is off, relative to the leak."""
+        off: Tensor = self._forward(pictures)[-1] - features
+        missed: Tensor = off.flatten(1).norm(dim=1) / sizes(features)[:, 0]
+        return missed
+
     @torch.no_grad()
-    def _forward(self, pictures: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
-        """Return pictures and what each segment makes of them."""
+    def _forward(self, pictures: Float[Tensor, "b 3 h w"], count: int | None = None) -> list[Tensor]:
+        """Return pictures and what each segment, or each of the first `count`, makes of them."""
         given = [pictures]
-        for step in self.path:
+        for step in self.path[:count]:
             given.append(step.segment.module(given[-1]))
         return given
 
@@ -207,6 +255,7 @@ class _Walk:
         # One more run tells how the picture's features differ from the leak's.
         spent += 1
         self.steps += 1
+        start = step.start_at(start)
         inverse = self._inverse(step)
         found = torch.full_like(start, float("nan"))
         for exact in (True, False):
@@ -214,7 +263,9 @@ class _Walk:
             if not rows:
                 continue
             prior, identified = self._prior(step), exact and not step.loses
-            target = Target(self.features[rows], start[rows], step.lower, step.upper, prior, identified, exact)
+            target = Target(
+                self.features[rows], start[rows], step.lower, step.upper, prior, identified, exact, step.known
+            )
             solved = inverse.invert(step.segment, target, self.attack.passes - spent)
             found[rows] = unknowns(solved)
             self.runs[rows] += solved.passes.cpu() + spent

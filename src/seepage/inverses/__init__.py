@@ -8,6 +8,7 @@ from .identity_residual import IdentityResidual
 from .rule import FALLBACK, Inverse, Target, followed, misfit, rule, serving, unknowns
 from .split import Split
 from .step import Step, joined, steps
+from .transformer import Transformer
 
 __all__ = [
     "FALLBACK",
@@ -18,6 +19,7 @@ __all__ = [
     "Split",
     "Step",
     "Target",
+    "Transformer",
     "followed",
     "joined",
     "misfit",

@@ -1,4 +1,4 @@
-"""Residual blocks with nothing after the addition: pre-activation, linear bottlenecks, ConvNeXt, transformers."""
+"""Residual blocks with nothing after the addition: pre-activation, linear bottlenecks, ConvNeXt, faces."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ _FINER, _MOST, _FEWEST = 1e-3, 30, 4
 
 
 @register("inverse", "face-residual")
-@register("inverse", "transformer")
 @register("inverse", "convnext")
 @register("inverse", "linear-bottleneck")
 @register("inverse", "pre-activation")
@@ -28,8 +27,8 @@ _FINER, _MOST, _FEWEST = 1e-3, 30, 4
 class IdentityResidual:
     """Solve x + F(x) = y as the fixed point x <- y - F(x), accelerated; where that stalls, follow a fading prior.
 
-    He et al. 2016 (pre-activation), Sandler et al. 2018 (linear bottlenecks), Deng et al. 2019 (faces), ConvNeXt and
-    transformer blocks. With nothing after the addition y is x, displaced by F: the paper's hypothesis in its purest
+    He et al. 2016 (pre-activation), Sandler et al. 2018 (linear bottlenecks), Deng et al. 2019 (faces) and ConvNeXt
+    blocks. With nothing after the addition y is x, displaced by F: the paper's hypothesis in its purest
     form, so the walk starts from y, and a third of the passes go to Anderson(`history`), forward runs alone. Trained
     blocks may defeat it. Where it stalled near an answer, Levenberg-Marquardt goes on from there; elsewhere least
     squares from y has minima that are none, and the row starts again from y, by the generic rule where there is a

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .. import registry
@@ -27,7 +27,8 @@ class Target:
     `features` is "b" x the segment's `out_shape`; `start` and the bounds are those of its input. `prior` maps inputs to
     a penalty a row, beside |segment(x) - features|^2 / |features|^2. `identified` says that the features are exact and
     no fewer than the unknowns: the prior may then fade, where it otherwise decides what the features leave open.
-    `exact` claims the first alone, where they are fewer.
+    `exact` claims the first alone, where they are fewer. `known` are numbers of the input that are the same for every
+    picture, and that the start has: a rule may use them.
     """
 
     features: Float[Tensor, "b ..."]
@@ -37,6 +38,7 @@ class Target:
     prior: Callable[[Tensor], Tensor] | None = None
     identified: bool = True
     exact: bool = False
+    known: Bool[Tensor, "..."] | None = None
 
     @property
     def size(self) -> Float[Tensor, "b 1"]:

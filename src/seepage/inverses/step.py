@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..types import Prefix, Segment
@@ -33,7 +33,8 @@ _BEHIND = (nn.ReLU, nn.ReLU6, nn.MaxPool2d)
 class Step:
     """A segment, what a grey picture feeds it, "1 ...", and the range that its input cannot leave.
 
-    `first`: its input is the picture. `served`: the rule that inverts it, by name.
+    `first`: its input is the picture. `known`: the numbers of its input that no picture changes, such as those of a
+    class token; None where there are none. `served`: the rule that inverts it, by name.
     """
 
     segment: Segment
@@ -41,6 +42,7 @@ class Step:
     grey: Float[Tensor, "1 ..."]
     lower: float | None
     upper: float | None
+    known: Bool[Tensor, "..."] | None
     served: tuple[str, Inverse]
 
     @property
@@ -53,18 +55,30 @@ class Step:
         """Whether the segment gives fewer numbers than it takes: many inputs then give the same."""
         return math.prod(self.segment.out_shape) < math.prod(self.segment.in_shape)
 
+    def start_at(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Return where to look from, what is known put in its place."""
+        return x if self.known is None else torch.where(self.known, self.grey, x)
+
 
 @torch.no_grad()
 def steps(prefix: Prefix, grey: Float[Tensor, "1 c h w"]) -> tuple[Step, ...]:
     """Return the steps of a prefix, in its order; `grey` is a grey picture, and pictures lie in [0, 1]."""
     found: list[Step] = []
     given: Tensor = grey
+    other: Tensor = torch.rand(grey.shape, generator=torch.Generator().manual_seed(0)).to(grey)
     bounds: Range = (0.0, 1.0)
     for segment in joined(prefix.segments):
         lower, upper = bounds
-        found.append(Step(segment, not found, given, lower, upper, serving(segment)))
+        found.append(Step(segment, not found, given, lower, upper, _known(given, other), serving(segment)))
         given, bounds = _run(segment.module, given)
+        other = segment.module(other)
     return tuple(found)
+
+
+def _known(one: Tensor, other: Tensor) -> Bool[Tensor, "..."] | None:
+    """Return what is the same for two pictures, where that may be by design: an activation that is off is not."""
+    same = (one == other)[0] & (one != 0)[0]
+    return same if bool(same.any()) else None
 
 
 def joined(segments: Sequence[Segment]) -> list[Segment]:

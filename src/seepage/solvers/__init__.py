@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from .adam import Adam
 from .cg import Inverted, cg
+from .dense import DenseMarquardt
+from .gmres import gmres
 from .lbfgs import LBFGS
 from .levenberg_marquardt import LevenbergMarquardt
+from .newton_krylov import NewtonKrylov
 from .polish import Polish
 from .solve import Bound, Method, Problem, State, Variable, drive
 
@@ -13,13 +16,16 @@ __all__ = [
     "LBFGS",
     "Adam",
     "Bound",
+    "DenseMarquardt",
     "Inverted",
     "LevenbergMarquardt",
     "Method",
+    "NewtonKrylov",
     "Polish",
     "Problem",
     "State",
     "Variable",
     "cg",
     "drive",
+    "gmres",
 ]

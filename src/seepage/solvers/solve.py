@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -48,6 +48,15 @@ class Problem:
         low, high = (_flat_bound(bound, parts, fill) for bound, fill in ((lower, -math.inf), (upper, math.inf)))
         problem = Problem(residual_fn, z, penalty, shapes, isinstance(x0, Tensor), low, high)
         return problem, problem.project(torch.cat([part.detach().flatten(1) for part in parts], 1))
+
+    def rows(self, index: Int[Tensor, "k"]) -> Problem:
+        """Return the same problem for some of its rows."""
+
+        def some(bound: Tensor | None) -> Tensor | None:
+            return bound if bound is None or len(bound) == 1 else bound[index]
+
+        z = self.z[index] if isinstance(self.z, Tensor) else tuple(part[index] for part in self.z)
+        return replace(self, z=z, lower=some(self.lower), upper=some(self.upper))
 
     def unpack(self, x: Float[Tensor, "b n"]) -> Variable:
         """Return flat rows as the tensor or tuple that the caller's functions take."""
