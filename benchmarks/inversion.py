@@ -37,6 +37,9 @@ METRICS = ("mse", "psnr", "ssim")
 BESIDE = False
 
 
+SEARCHED = "peel:start=search"
+
+
 @dataclass(frozen=True)
 class Row:
     """One victim at one layer, attacked by several attacks: as many cells."""
@@ -110,6 +113,10 @@ def rows(data: Path) -> list[Row]:
         Row("ViT-B/16, random", "timm/vit_base_patch16_224@random", layer, attacks, "photographs", effort, limit=2)
         for layer in ("blocks.0", "blocks.5")
         for attacks, effort in ((("peel", "joint"), "standard"), (("joint",), "quick"))
+    ]
+    found += [
+        Row("ViT-B/16, random", "timm/vit_base_patch16_224@random", layer, (SEARCHED,), "photographs", "full")
+        for layer in ("blocks.0", "blocks.5")
     ]
     return found
 
@@ -192,7 +199,7 @@ def _record(row: Row, cell: Cell) -> dict[str, Any]:
 
 
 def _line(row: Row, cell: Cell) -> list[str]:
-    name = cell.spec.attack.partition(":")[0]
+    name = SEARCHED if SEARCHED in row.attacks else cell.spec.attack.partition(":")[0]
     head = [row.group, row.layer, name, row.effort, cell.spec.auxiliary]
     if cell.status != "done" or cell.cost is None:
         return [*head, f"{cell.status}: {cell.message}", *[""] * 8]
