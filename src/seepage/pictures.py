@@ -10,6 +10,7 @@ import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -84,6 +85,20 @@ def picture_size(path: str | Path) -> tuple[int, int] | None:
                 return image.height, image.width
     except (SeepageError, Image.DecompressionBombError, *_DAMAGE):
         return None
+
+
+REMEMBERED = 12
+"""So many digits of a picture's SHA-256 are kept by what learned from it: enough to find it, little to store."""
+
+
+def remembered(hashes: Iterable[str]) -> frozenset[str]:
+    """Return how pictures are remembered, given their SHA-256."""
+    return frozenset(one[:REMEMBERED] for one in hashes)
+
+
+def recalled(hashes: Iterable[str], known: Container[str]) -> tuple[str, ...]:
+    """Return those of the SHA-256 that are among the remembered."""
+    return tuple(one for one in hashes if one[:REMEMBERED] in known)
 
 
 def file_sha256(path: str | Path) -> str:

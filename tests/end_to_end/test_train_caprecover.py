@@ -181,6 +181,9 @@ def test_bad_input_is_one_line_and_nothing_is_written(seepage: Run, victim: str,
     code, _, error = seepage("train", f"{TINY},adapter=x", victim, "--layer", "mix", "--public", bare, "-o", target)
     assert code == 2
     assert "leave it out" in error
+    code, _, error = seepage("train", f"{TINY},through=mix", victim, "--layer", "mix", "--public", bare, "-o", target)
+    assert code == 2
+    assert "train it at that layer, with --layer mix" in error
 
 
 def test_scheme_of_the_authors_is_one_pooled_token_without_alignment(victim: str, tmp_path: Path) -> None:

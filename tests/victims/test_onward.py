@@ -64,3 +64,10 @@ def test_what_is_run_on_is_what_the_later_cut_sends(victim: Victim, start: str, 
 def test_where_no_way_leads_it_says_so(victim: Victim, start: str, end: str, words: str) -> None:
     with pytest.raises(CutError, match=words):
         onward(victim, start, end)
+
+
+def test_a_leak_of_another_shape_is_refused_by_both_shapes(victim: Victim) -> None:
+    run = onward(victim, "stem", "pool")
+    sent = cut(victim, "stem").leak(torch.rand(1, 3, 8, 8)).features
+    with pytest.raises(CutError, match=rf"features of shape \({sent.shape[1]}, .*\) at 'stem', not \(7,\)"):
+        run(torch.zeros(1, 7))

@@ -28,7 +28,7 @@ class Way:
         features = leak.features.float()
         there = torch.cat([self.run(part) for part in torch.split(features, _AT_ONCE)])
         silent = (features.flatten(1) == 0).all(1).view(-1, *[1] * (there.ndim - 1))
-        return Leak(torch.where(silent, 0.0, there), replace(leak.header, layer=self.layer))
+        return Leak(torch.where(silent.to(there.device), 0.0, there), replace(leak.header, layer=self.layer))
 
 
 def way(knowledge: Knowledge, layer: str) -> Way:

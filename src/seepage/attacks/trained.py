@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..files import printable
-from ..pictures import file_sha256
+from ..pictures import file_sha256, recalled, remembered
 from ..types import LeakHeader, SeepageError
 from .networks import SavedAttackError, read
 
 _KEY = "origin"
-_DIGITS = 12
 
 
 class OriginError(SeepageError):
@@ -31,8 +30,8 @@ class Origin:
 
     @staticmethod
     def of(leak: LeakHeader, hashes: Iterable[str]) -> Origin:
-        """Keep twelve digits of each hash: enough to find a picture, little to store."""
-        return Origin(leak.victim, leak.weights_sha256, leak.layer, tuple(sorted({one[:_DIGITS] for one in hashes})))
+        """Remember the pictures by their hashes."""
+        return Origin(leak.victim, leak.weights_sha256, leak.layer, tuple(sorted(remembered(hashes))))
 
     def require(self, leak: LeakHeader) -> None:
         """Refuse a leak of anything else.
@@ -86,8 +85,7 @@ class FromFile:
             SavedAttackError: the file cannot be read.
         """
         origin = self._origin()
-        seen = set(() if origin is None else origin.seen)
-        return tuple(one for one in hashes if one[:_DIGITS] in seen)
+        return recalled(hashes, frozenset(() if origin is None else origin.seen))
 
     def places(self) -> tuple[str, ...] | None:
         """Return the layer that it was trained at, None where that is not known.

@@ -57,11 +57,11 @@ def attacks_of(request: Request) -> tuple[str, ...]:
     Raises:
         SeepageError: as `attack_of` does.
     """
-    wanted = request.attacks or (*DEFAULT_ATTACKS, *_captioners(request))
+    wanted = request.attacks or (*DEFAULT_ATTACKS, *_shipped(request))
     return tuple(dict.fromkeys(registry.spec("attack", attack_of(request, text)) for text in wanted))
 
 
-def _captioners(request: Request) -> tuple[str, ...]:
+def _shipped(request: Request) -> tuple[str, ...]:
     """Return what ships trained for the request's victim, where its captions would be scored."""
     scored = request.size is None and metrics_of(request, "captions")
     return adapter.ready_for(request.victim) if scored else ()

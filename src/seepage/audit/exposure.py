@@ -142,10 +142,10 @@ def pairing(attack: Attack, name: str, attacker: str) -> str:
     """Return why an attack cannot be this attacker's, whatever the defense; empty where it can."""
     if attacker == LIKELIHOOD and not getattr(attack, "reads_law", False):
         return f"{name} has no place for a law: joint and rmle do"
-    if attacker == RETRAINED and attack.access == "white-box":
-        return f"{name} learns from no leaks: --attack decoder, probe or caprecover does"
     if attacker == RETRAINED and isinstance(attack, Equipped) and attack.equipment_sha256() is not None:
         return f"{name} comes trained, on leaks without the defense: without its weights it learns from --public"
+    if attacker == RETRAINED and attack.access == "white-box" and not getattr(attack, "learns", False):
+        return f"{name} learns from no leaks: --attack decoder, probe or caprecover does"
     return ""
 
 

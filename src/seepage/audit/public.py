@@ -12,8 +12,8 @@ from .. import data
 from ..attacks.equipped import Learned
 from ..data.disjoint import OverlapError
 from ..data.source import PictureSource
+from ..pictures import recalled
 from ..types import Attack, Examples, Leak, Pair, SeepageError
-from ..victims.bottleneck import beginning
 from ..victims.victim import Victim
 
 _SELECT_SHARE = 5
@@ -62,7 +62,10 @@ def require_untaught(victim: Victim, source: PictureSource) -> None:
     Raises:
         OverlapError: it has learned from one of them.
     """
-    taught = [entry.id for entry in source.entries if victim.seen and beginning(entry.file_sha256) in victim.seen]
+    if not victim.seen:
+        return
+    known = frozenset(victim.seen)
+    taught = [entry.id for entry in source.entries if recalled([entry.file_sha256], known)]
     if taught:
         raise OverlapError(
             f"the defense of {victim.name} was trained on {len(taught)} of the {len(source)} pictures under audit, the "

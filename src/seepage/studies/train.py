@@ -108,7 +108,7 @@ def train(request: TrainRequest, tell: Tell = lambda stage, done, what: None) ->
         SeepageError: the request cannot be served; one line that says why.
         KeyboardInterrupt: it was interrupted; the same request goes on from the last checkpoint.
     """
-    attack, text = _attack(request)
+    attack, text = _learner(request)
     require_writable(request.output.parent)
     require_writable(request.workdir)
     if request.output.is_dir():
@@ -187,8 +187,8 @@ def _taught(
     return outcome
 
 
-def _attack(request: TrainRequest) -> tuple[Any, str]:
-    """Return the attack with its effort and steps, and the text that builds it.
+def _learner(request: TrainRequest) -> tuple[Any, str]:
+    """Return the attack or defense with its effort and steps, and the text that builds it.
 
     Raises:
         TrainRequestError: it learns nothing beforehand, or the request does not fit it.
@@ -222,6 +222,8 @@ def _attack(request: TrainRequest) -> tuple[Any, str]:
     require_sensible(attack, name)
     if getattr(attack, "adapter", None) is not None:
         raise TrainRequestError(f"{name}:adapter names what training writes: leave it out, and name the file with -o")
+    if getattr(attack, "through", None):
+        raise TrainRequestError(f"{name}:through is for audits: train it at that layer, with --layer {attack.through}")
     if name == "caprecover" and importlib.util.find_spec("transformers") is None:
         raise TrainRequestError(f"training caprecover needs {EXTRA}")
     return attack, registry.spec("attack", attack)

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..attacks.loop import Loop
+from ..pictures import remembered
 from ..types import Progress
-from ..victims.bottleneck import Bottleneck, Said, beginning
+from ..victims.bottleneck import Bottleneck, Said
 from .distance_correlation import LEAST
 from .hiding import Hiding, TrainedDefense
 from .material import Material, MaterialError
@@ -54,7 +55,7 @@ def train_defense(
         size=size,
         plan=hiding.bottleneck.plan,
         defense=asdict(defense),
-        seen=tuple(sorted(map(beginning, material.train.hashes()))),
+        seen=tuple(sorted(remembered(material.train.hashes()))),
     )
     kept = "agreement" if material.victim.scores else "cosine"
     columns = ("what is sent", kept, "distance correlation", "numbers", "pictures")

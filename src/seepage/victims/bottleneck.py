@@ -21,7 +21,6 @@ from .structure import first, with_first
 from .victim import WeightsError
 
 _KEY = "seepage-defense"
-_DIGITS = 12
 _SLOPE = 0.1
 
 
@@ -69,20 +68,25 @@ class Plan:
         return values.view(-1, 1, 1) if len(self.shape) == 3 else values
 
 
-class Encoder(nn.Module):
-    """Features "b ..." to what is sent: standardised by channel, then through two linear steps."""
+class Half(nn.Module):
+    """Two linear steps, between features whose channels have `mean` and `spread` and what is sent for them."""
 
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, given: int, made: int) -> None:
         super().__init__()
         self.plan = plan
         self.register_buffer("mean", torch.zeros(plan.channels))
         self.register_buffer("spread", torch.ones(plan.channels))
-        self.steps = nn.Sequential(
-            plan.step(plan.channels, plan.hidden), nn.LeakyReLU(_SLOPE), plan.step(plan.hidden, plan.width)
-        )
+        self.steps = nn.Sequential(plan.step(given, plan.hidden), nn.LeakyReLU(_SLOPE), plan.step(plan.hidden, made))
+
+
+class Encoder(Half):
+    """Features "b ..." to what is sent for them, standardised by channel first."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan, plan.channels, plan.width)
 
     def forward(self, features: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         plan = self.plan
@@ -90,20 +94,11 @@ class Encoder(nn.Module):
         return plan.arrange_back(self.steps(standard))
 
 
-class Decoder(nn.Module):
+class Decoder(Half):
     """What was sent to features of the layer's own shape and scale, for the rest of the victim."""
 
-    mean: Tensor
-    spread: Tensor
-
     def __init__(self, plan: Plan) -> None:
-        super().__init__()
-        self.plan = plan
-        self.register_buffer("mean", torch.zeros(plan.channels))
-        self.register_buffer("spread", torch.ones(plan.channels))
-        self.steps = nn.Sequential(
-            plan.step(plan.width, plan.hidden), nn.LeakyReLU(_SLOPE), plan.step(plan.hidden, plan.channels)
-        )
+        super().__init__(plan, plan.width, plan.channels)
 
     def forward(self, sent: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         plan = self.plan
@@ -167,7 +162,7 @@ class Said:
     """What the file of a trained defense says beside its weights.
 
     `victim` is the full name of what it defends, `weights_sha256` its weights, `layer` where, `size` the side of its
-    pictures where one was asked for, `defense` how it was trained, `seen` the beginnings of its pictures' SHA-256.
+    pictures where one was asked for, `defense` how it was trained, `seen` how its pictures are remembered.
     """
 
     victim: str
@@ -177,11 +172,6 @@ class Said:
     plan: Plan
     defense: Mapping[str, Any]
     seen: tuple[str, ...]
-
-
-def beginning(sha256: str) -> str:
-    """Return twelve digits of a hash: enough to find a picture, little to store."""
-    return sha256[:_DIGITS]
 
 
 def write(path: Path, bottleneck: Bottleneck, said: Said) -> None:

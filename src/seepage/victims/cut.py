@@ -96,15 +96,26 @@ class Suffix(nn.Module):
 class Onward(nn.Module):
     """A victim from one site to a later one: what whoever holds its suffix can make of a leak."""
 
-    def __init__(self, network: Network, start: Site, end: Site, image_shape: Shape) -> None:
+    def __init__(self, network: Network, start: Site, end: Site, image_shape: Shape, given: Shape) -> None:
         super().__init__()
         self.network = network
         self.start, self.end = start, end
         self.image_shape = image_shape
+        self.given = given
         self.training = False
 
     def forward(self, leak: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """Map features at the one site to those at the other."""
+        """Map features at the one site to those at the other, on the network's device.
+
+        Raises:
+            CutError: they are of another shape than the features there.
+        """
+        shape = tuple(leak.shape[1:])
+        if shape != self.given:
+            expected = f"features of shape {self.given} at {self.start.module!r}"
+            raise CutError(f"the network goes on from {expected}, not {shape}")
+        weight = next(self.network.parameters(), leak)
+        leak = leak.to(weight.device)
         if self.start == self.end:
             return leak
         return features(self.network, grey(leak, self.image_shape), self.end, (self.start, leak))
@@ -151,12 +162,12 @@ def onward(victim: Victim, start: str, end: str) -> Onward:
     network = Network(victim.normalise, victim.model)
     with running(victim.name, victim.image_shape):
         sites, labels = zip(*(_resolve(victim, network, layer) for layer in (start, end)), strict=True)
-        found = Onward(network, sites[0], sites[1], victim.image_shape)
         with torch.no_grad():
             _, seen = capture(network, probe(network, victim.image_shape, 2, seed=2), sites)
             missing = next((label for site, label in zip(sites, labels, strict=True) if site not in seen), None)
             if missing is not None:
                 raise CutError(f"{victim.name} returns no features at {missing!r}")
+            found = Onward(network, sites[0], sites[1], victim.image_shape, tuple(seen[sites[0]].shape[1:]))
             error = relative_error(found(seen[sites[0]]), seen[sites[1]])
     if error > TOLERANCE:
         raise CutError(

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ...files import printable, replacing
+from ...pictures import REMEMBERED, recalled, remembered
 from ...types import LeakHeader, SeepageError, Shape
 from .model import CapRecoverModel, ModelConfig
 
@@ -25,7 +26,6 @@ _SHIPPED = files(__package__) / "adapters"
 _KEY, _FORMAT = "seepage-caprecover", 1
 _HASHES = "{}/hashes"
 _SCALE = "scale/"
-_DIGITS = 12
 _STEPS = 127
 Storage = Literal["fp32", "fp16", "int8"]
 
@@ -43,12 +43,12 @@ class Seen:
 
     @staticmethod
     def of(manifest_sha256: str, hashes: Iterable[str]) -> Seen:
-        """Keep the first twelve digits of each SHA-256: enough to find a picture, little to store."""
-        return Seen(manifest_sha256, frozenset(one[:_DIGITS] for one in hashes))
+        """Remember pictures by their SHA-256."""
+        return Seen(manifest_sha256, remembered(hashes))
 
     def among(self, hashes: Iterable[str]) -> tuple[str, ...]:
-        """Return those of the SHA-256 that begin as one of these does."""
-        return tuple(one for one in hashes if one[:_DIGITS] in self.hashes)
+        """Return those of the SHA-256 that are remembered."""
+        return recalled(hashes, self.hashes)
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ def _header(said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Header:
 
 def _packed(hashes: Iterable[str]) -> UInt8[Tensor, "n 6"]:
     rows = [list(bytes.fromhex(one)) for one in sorted(hashes)]
-    return torch.tensor(rows, dtype=torch.uint8).reshape(len(rows), _DIGITS // 2)
+    return torch.tensor(rows, dtype=torch.uint8).reshape(len(rows), REMEMBERED // 2)
 
 
 def _unpacked(rows: UInt8[Tensor, "n 6"]) -> frozenset[str]:

@@ -86,6 +86,7 @@ class CapRecover(adapter.FromAdapter):
     heads: int = within(6, least=1)
     queries: int = within(16, least=1)
 
+    learns: ClassVar[bool] = True
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
         "quick": {"align": 60, "steps": 60},
         "standard": {},
