@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from .registry import suggest
-from .types import Progress, SeepageError
+from .types import NotRunError, Progress
 
 if TYPE_CHECKING:
     import requests
@@ -31,7 +31,7 @@ TIMEOUT = 5.0
 _CHUNK = 1 << 16
 
 
-class AssetError(SeepageError):
+class AssetError(NotRunError):
     """Weights that cannot be had; the message says where was looked and what to do instead."""
 
 

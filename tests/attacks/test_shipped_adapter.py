@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from seepage.attacks.caprecover import adapter
+from seepage import assets
+from seepage.attacks.caprecover import adapter, language
 from seepage.audit.request import Request
 from seepage.audit.run import run_audit
 from seepage.schema import Cell
@@ -67,3 +68,21 @@ def test_an_earlier_leak_says_the_same(cells: dict[str, Cell]) -> None:
     assert early.summary["nll"].mean == pytest.approx(late.summary["nll"].mean, abs=0.01)
     said, known = ([one.recovered and one.recovered.caption for one in cell.samples] for cell in (early, late))
     assert sum(one == other for one, other in zip(said, known, strict=True)) >= 3
+
+
+@pytest.mark.assets
+def test_without_its_language_model_it_is_not_run_and_the_rest_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nobody asked for it by name: where its language model cannot be fetched, the audit goes on without words."""
+    nowhere = (assets.Url("http://127.0.0.1:1/w"),)
+    known = assets.TEXT["smollm2"]
+    missing = assets.Asset("smollm2", "elsewhere.gguf", known.sha256, known.size, nowhere)
+    monkeypatch.setattr(assets, "TEXT", {**assets.TEXT, "smollm2": missing})
+    language._load.cache_clear()
+    attacks = (*adapter.ready_for("zoo/mobilenet_v2"), "rmle:steps=1")
+    request = Request(layers=("features.17",), attacks=attacks, effort="quick", limit=1)
+    words, pixels = run_audit(request, tmp_path, listener=lambda event: None)
+    assert pixels.status == "done"
+    assert words.status == "not_run"
+    assert words.message.startswith("smollm2 is not in the cache and no source gave it")
