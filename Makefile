@@ -61,6 +61,7 @@ bench-paper: setup  ## CapRecover's published cells, with its models and data wh
 bench-defenses: setup  ## what defenses promise, held against what they do
 	$(BIN)/python benchmarks/mask.py
 	$(BIN)/python benchmarks/noise.py
+	$(BIN)/python benchmarks/masked.py
 	$(BIN)/python benchmarks/encrypted.py
 	$(BIN)/python benchmarks/bounds.py
 

@@ -1,4 +1,4 @@
-"""Every block of trained networks on its own: from its true output to its input, by its rule and by Adam-500.
+"""Every block of trained networks and of a random ViT on its own: from its output to its input, by rule and Adam-500.
 
     SEEPAGE_DATA=... python benchmarks/blocks.py [--networks NAME]... [--adam COUNT]
 
@@ -68,6 +68,7 @@ def networks(data: Path) -> dict[str, str]:
         "ResNet-20": "zoo/cifar_resnet20",
         "MobileFaceNet": f"zoo/mobilefacenet@{weights / 'mobilefacenet_apache2.pt'}",
         "MobileNetV2": "zoo/mobilenet_v2",
+        "ViT-B/16, random": "timm/vit_base_patch16_224@random",
         "DINOv2-small": f"{DINOV2}@{weights / 'dinov2_small_fp16.safetensors'}",
     }
 
@@ -89,7 +90,7 @@ def solve(network: str, step: Step, x: Tensor, y: Tensor, image_shape: tuple[int
     start = step.grey if step.reshapes else y
     layout = Layout.of(segment.in_shape, image_shape)
     prior = None if layout.order == "vector" else lambda given: TV * total_variation(layout.arrange(given))
-    target = Target(y, start, step.lower, step.upper, prior, not step.loses, True)
+    target = Target(y, step.start_at(start), step.lower, step.upper, prior, not step.loses, True, step.known)
     name, inverse = step.served
     began = time.perf_counter()
     found = inverse.invert(segment, target, PASSES)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from svg import document, mark
+
 COLOURS = {
     "caprecover": "#7b4fb5",
     "caprecover, one for three cuts": "#1a6fb0",
@@ -12,11 +14,6 @@ COLOURS = {
     "authors' scheme, one for three cuts": "#c05a12",
 }
 LEFT, TOP, WIDTH, HEIGHT, RIGHT = 52, 34, 430, 230, 200
-STYLE = (
-    "text{font:12px system-ui,sans-serif;fill:#555}.rule{stroke:#ccc;fill:none}"
-    ".null{stroke:#888;stroke-dasharray:3 3}.human{stroke:#888;stroke-dasharray:8 4}"
-    "@media(prefers-color-scheme:dark){text{fill:#bbb}.rule{stroke:#444}}"
-)
 
 
 def chart(rows: Sequence[dict[str, Any]], layers: Sequence[str]) -> str:
@@ -60,14 +57,11 @@ def chart(rows: Sequence[dict[str, Any]], layers: Sequence[str]) -> str:
             + '"/>'
         )
         for at, score in points:
-            parts.append(f'<circle cx="{at:.1f}" cy="{y(score["corpus"]):.1f}" r="3.5" fill="{colour}"/>')
-            parts.append(f'<path stroke="{colour}" d="M{at:.1f} {y(score["ci_low"]):.1f}V{y(score["ci_high"]):.1f}"/>')
+            low, high = (at, y(score["ci_low"])), (at, y(score["ci_high"]))
+            parts.append(mark(colour, (at, y(score["corpus"])), low, high))
         at = LEFT + WIDTH + 14
         parts.append(f'<circle cx="{at}" cy="{TOP + HEIGHT - 80 + 20 * place}" r="4" fill="{colour}"/>')
         parts.append(f'<text x="{at + 9}" y="{TOP + HEIGHT - 76 + 20 * place}">{label}</text>')
     parts.append(f'<text x="{LEFT - 8}" y="{TOP - 14}">CIDEr</text>')
     said = "CIDEr of recovered captions by cut and attack; the table beside has the numbers"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + RIGHT} {TOP + HEIGHT + 34}" role="img" '
-        f'aria-label="{said}"><style>{STYLE}</style>\n' + "\n".join(parts) + "\n</svg>\n"
-    )
+    return document(LEFT + WIDTH + RIGHT, TOP + HEIGHT + 34, said, parts)

@@ -119,7 +119,8 @@ def solved(results: Results) -> Verdict:
 
 def noisy_copy(results: Results) -> Verdict:
     """Is a block's output nearer to its input than half of it, in the residual blocks of trained networks?"""
-    starts = [row["start"] for row in results.get("blocks", ()) if row["keeps_shape"]]
+    trained = [row for row in results.get("blocks", ()) if not row["network"].endswith("random")]
+    starts = [row["start"] for row in trained if row["keeps_shape"]]
     words = (
         "in blocks that keep their shape, of trained networks, output and input differ by less than half of the input"
     )

@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 from xml.sax.saxutils import escape
 
+from svg import document, mark
+
 COLOURS = ("#1a6fb0", "#c05a12", "#5b7f2b")
 LEFT, WIDTH, RIGHT, LINE, GAP = 150, 470, 20, 22, 34
-STYLE = (
-    "text{font:12px system-ui,sans-serif;fill:#555}.head{font-weight:600;fill:#333}.rule{stroke:#ccc}"
-    ".null{stroke:#888;stroke-dasharray:3 3}"
-    "@media(prefers-color-scheme:dark){text{fill:#bbb}.head{fill:#ddd}.rule{stroke:#444}}"
-)
 
 
 def chart(records: Sequence[dict[str, Any]], attacks: Sequence[str]) -> str:
@@ -55,17 +52,10 @@ def chart(records: Sequence[dict[str, Any]], attacks: Sequence[str]) -> str:
     for tick in range(0, most + 1, step):
         parts.append(f'<text x="{across(tick):.1f}" y="{y:.0f}" text-anchor="middle">{tick}</text>')
     parts.append(f'<text x="{LEFT + WIDTH / 2:.0f}" y="{y + 18:.0f}" text-anchor="middle">PSNR, dB</text>')
-    size = f"{LEFT + WIDTH + RIGHT} {y + 28:.0f}"
     said = "PSNR of recovered pictures by factor and attack; the table beside has the numbers"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" role="img" aria-label="{said}">'
-        f"<style>{STYLE}</style>\n" + "\n".join(parts) + "\n</svg>\n"
-    )
+    return document(LEFT + WIDTH + RIGHT, y + 28, said, parts)
 
 
 def _mark(one: dict[str, Any], across: Any, y: float, colour: str) -> str:
     low, mean, high = (across(one["psnr"][name]) for name in ("ci_low", "mean", "ci_high"))
-    return (
-        f'<path stroke="{colour}" stroke-width="1.5" d="M{low:.1f} {y:.1f}H{high:.1f}"/>'
-        f'<circle cx="{mean:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>'
-    )
+    return mark(colour, (mean, y), (low, y), (high, y))

@@ -22,8 +22,8 @@ from .rule import Target, followed, unknowns
 _TOKEN, _ALL = 60, 100
 _STEPS, _EXACT_STEPS = 12, 14
 _LARGEST = 2048
-# Where half of a picture's tokens miss more than this, Newton's method is on no way to an answer.
-_NEAR, _ENOUGH = 5e-2, 0.5
+# Where tokens miss more than this of what they gave, Newton's method is on no way to an answer.
+_NEAR = 5e-2
 # The part of the passes that Newton's first steps may take, and the part that is kept for attention.
 _EARLY, _LATE = 3, 6
 
@@ -37,8 +37,8 @@ class Transformer:
     are few: most are had in a handful of products, and those whose condition is bad are solved exactly afterwards
     (`DenseMarquardt`), as far as the passes reach. A run of a half for all tokens is half a pass. Tokens that are
     known, such as a class token before the first block, are held, and what the block made of them is not asked for.
-    Pictures of which no half of the tokens comes near, blocks without such halves and outputs that are not exact go by
-    the rule for other residuals. `tolerance` is relative to what each half gave.
+    Pictures whose tokens do not come near what they gave, blocks without such halves and outputs that are not exact go
+    by the rule for other residuals. `tolerance` is relative to what each half gave.
     """
 
     recovers: ClassVar[str] = "all of it, near the start or where each token has one answer"
@@ -121,7 +121,8 @@ class _Tokens:
         inner = min(_TOKEN, passes)
         newton = NewtonKrylov(_STEPS, inner, tolerance, passes=max(2 * passes - inner, 1))
         found = newton.solve(partial(_missed, parts), start[:, free].flatten(0, 1), z)
-        near = (found.residual.view(len(start), -1) <= _NEAR).float().mean(1) >= _ENOUGH
+        off = (found.residual * z[1][:, 0]).view(len(start), -1).norm(dim=1)
+        near = off <= _NEAR * wanted.view(len(start), -1).norm(dim=1)
         return _Tokens(parts, free, start, z, unknowns(found), found.residual, found.passes, near)
 
     def solve_exactly(self, passes: int, tolerance: float) -> None:
