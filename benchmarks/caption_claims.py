@@ -62,7 +62,7 @@ def noise_protects(results: Results) -> Verdict:
     """Does U[0, 1), added at a layer and removed at the next, keep an eavesdropper who knows of it from anything?"""
     groups: dict[tuple[str, ...], dict[str, Interval]] = {}
     for one in results.get("noise", {}).get("rows", []):
-        if one["status"] == "done":
+        if one["status"] == "done" and one["scale"] <= 1:
             place = tuple(one[key] for key in ("victim", "layer", "reads", "attack"))
             groups.setdefault(place, {})[one["attacker"]] = tuple(one["value"])
     outcomes, shown = [], []

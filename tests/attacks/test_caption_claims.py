@@ -48,7 +48,10 @@ def test_noise_protects_where_who_knows_of_it_reads_less(claims: ModuleType) -> 
     def verdict(known: float) -> str:
         values = {"none": 70.0, "naive": 22.0, "aware:estimate": known}
         place = {"victim": "ResNet-20", "layer": "layer2.2", "reads": "labels", "attack": "probe", "status": "done"}
+        place |= {"scale": 1.0}
         rows = [{**place, "attacker": who, "value": [value, value - 3, value + 3]} for who, value in values.items()]
+        # Four times the noise is not the paper's.
+        rows.append({**rows[-1], "scale": 4.0, "attacker": "aware:retrained", "value": [70.0, 67.0, 73.0]})
         return claims.noise_protects({"noise": {"rows": rows}}).verdict
 
     assert verdict(30.0) == "reproduced"

@@ -119,11 +119,15 @@ def test_other_claims_are_read_off_the_same_cells(benchmark):
 
 def test_the_hypothesis_is_read_off_the_blocks_of_trained_networks(benchmark):
     claims = benchmark("claims")
-    rows = [{"start": start, "keeps_shape": kept} for start, kept in ((0.2, True), (0.8, True), (0.1, False))]
+    starts = ((0.2, True), (0.8, True), (0.1, False))
+    rows = [{"network": "ResNet-20", "start": start, "keeps_shape": kept} for start, kept in starts]
     verdict = claims.noisy_copy({"blocks": rows})
     assert verdict.verdict == "partly"
     assert "in 1 of 2" in verdict.ours
     assert claims.noisy_copy({"blocks": rows[:1]}).verdict == "reproduced"
+    # A random network says nothing of trained ones.
+    drawn = {"network": "ViT-B/16, random", "start": 0.1, "keeps_shape": True}
+    assert claims.noisy_copy({"blocks": [*rows, drawn]}) == verdict
 
 
 def test_the_page_names_the_judge_that_the_rows_were_asked_of(benchmark):
