@@ -10,8 +10,8 @@ from torch import nn
 from seepage import seeding
 from seepage.attacks.head import Head, left
 from seepage.attacks.peel import Peel
-from seepage.inverses import Transformer, steps
-from seepage.types import Images, Knowledge, Leak, LeakHeader, Recoverer, Recovery
+from seepage.inverses import Step, Transformer, steps
+from seepage.types import Images, Knowledge, Leak, LeakHeader, NotRunError, Recoverer, Recovery
 from seepage.victims import load
 from seepage.victims.cut import cut
 
@@ -61,21 +61,25 @@ def recovered(recoverer: Recoverer, leak: Leak) -> Recovery:
     return recoverer.recover(leak, seeding.generators(0, "attack", seeding.row_hashes(leak.features)))
 
 
+def nothing(step: Step) -> None:
+    """No prior."""
+
+
 def grey() -> torch.Tensor:
     return torch.full((1, *SHAPE), 0.5)
 
 
 def test_the_walk_goes_by_itself_to_the_block_that_hides():
     prefix = network()
-    assert left(steps(prefix, grey()), 0, 480) == 2
+    assert left(steps(prefix, grey()), 0, 480, nothing) == 2
     # No block hides anything: but for the picture's own segment all are behind.
     free = Drawn(
         ("stem", stem()), *(("linear-bottleneck", Bottleneck(16, seed)) for seed in range(3)), image_shape=SHAPE
     )
-    assert left(steps(free, grey()), 0, 480) == 1
+    assert left(steps(free, grey()), 0, 480, nothing) == 1
     # The last segment changes the shape: nothing is behind.
     down = Drawn(("stem", stem(channels=32)), (None, nn.Conv2d(32, 32, 2, stride=2)))
-    assert left(steps(down, grey()), 0, 480) == 2
+    assert left(steps(down, grey()), 0, 480, nothing) == 2
 
 
 def test_a_head_is_the_network_up_to_there():
@@ -134,6 +138,24 @@ def test_a_leak_that_is_not_exact_is_searched_for_whole(fitted):
     leak = prefix.leak(truth, rough)
     noise = 0.003 * torch.randn(leak.features.shape, generator=torch.Generator().manual_seed(0))
     assert psnr(recovered(recoverer, leak.with_features(leak.features + noise)), truth).min() > 20
+
+
+def test_a_search_goes_with_no_other_form():
+    with pytest.raises(NotRunError, match="not by form=penalty"):
+        Peel(start="search", form="penalty").fit(Knowledge(SHAPE, network()), torch.Generator())
+
+
+def test_a_row_that_breaks_on_the_way_fails_and_the_others_go_on(fitted):
+    prefix, recoverer = fitted
+    truth = pictures(2)
+    leak = prefix.leak(truth)
+    broken = leak.features.clone()
+    broken[0] = 1e30
+    found = recovered(recoverer, leak.with_features(broken))
+    assert found.status[1].kind == "converged"
+    assert psnr(found, truth)[1] > 45
+    assert torch.isfinite(images(found)).all()
+    assert found.status[0].kind != "converged"
 
 
 def test_without_a_leak_it_gives_what_the_search_gives(fitted):

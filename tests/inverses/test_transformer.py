@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import timm
 import torch
 import transformers
@@ -133,6 +134,56 @@ def test_a_strong_block_needs_its_known_token_and_a_start_nearby():
     assert float((held.x - x).norm() / x.norm()) < 1e-3
     sought = Transformer().invert(segment(module), Target(y, start), 2400)
     assert float((sought.x - x).norm() / x.norm()) > float((held.x - x).norm() / x.norm())
+
+
+class Relative(nn.Module):
+    """Attention that knows by how far tokens are apart, and so takes no fewer of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = timm_block()
+        self.apart = 0.1 * drawn((9, 24), 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != 9:
+            raise RuntimeError(f"expected 9 tokens, not {x.shape[1]}")
+        found: Tensor = self.block(x + self.apart) - self.apart
+        return found
+
+
+def test_a_block_of_a_fixed_number_of_tokens_goes_by_the_other_rule():
+    module, x = Relative(), drawn((1, 9, 24))
+    assert halves(module, x) is None
+    y = module(x)
+    found = Transformer().invert(segment(module), Target(y, y), 480)
+    assert float((found.x - x).norm() / x.norm()) < 1e-4
+
+
+@pytest.mark.parametrize("passes", [0, 6, 24, 41, 60, 100, 480])
+def test_passes_are_a_limit_and_few_of_them_break_nothing(passes):
+    module, x = timm_block(3.0), drawn((2, 9, 24))
+    y = module(x)
+    found = Transformer(tolerance=1e-12).invert(segment(module), Target(y, x + 0.02 * drawn(x.shape, 3)), passes)
+    assert torch.isfinite(found.x).all()
+    assert int(found.passes.max()) <= max(passes, 2)
+
+
+def test_what_is_left_is_handed_on_and_the_nearer_is_kept():
+    """Tokens that Newton's steps leave at a hundredth are taken further by the rule for other residuals."""
+    from seepage.inverses import IdentityResidual
+
+    module, x = timm_block(3.0), drawn((1, 9, 24))
+    y = module(x)
+    target = Target(y, x + 0.02 * drawn(x.shape, 3))
+    found = Transformer().invert(segment(module), target, 480)
+    other = IdentityResidual().invert(segment(module), target, 480)
+    assert float(found.residual) <= 2 * float(other.residual)
+
+
+def test_tokens_that_are_all_known_leave_nothing_to_solve():
+    module, x = timm_block(), drawn((1, 9, 24))
+    found = Transformer().invert(segment(module), Target(module(x), x, known=torch.ones(9, 24).bool()), 480)
+    assert torch.isfinite(found.x).all()
 
 
 def test_rows_are_solved_apart_and_a_broken_one_has_failed():

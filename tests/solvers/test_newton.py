@@ -48,6 +48,25 @@ def test_gmres_keeps_rows_apart_and_solves_rows_of_zeros():
     assert both.steps[1] == 0
 
 
+def test_gmres_says_what_breaks_and_keeps_the_rest():
+    matrix, right = system()
+    matrix[1] = float("nan")
+    found = gmres(lambda v: torch.einsum("bmn,bn->bm", matrix, v), right, steps=40, tolerance=1e-10)
+    direct = torch.linalg.solve(matrix[[0, 2]], right[[0, 2]])
+    assert torch.allclose(found.x[[0, 2]], direct, atol=1e-7)
+    assert not found.x[1].any()
+    assert found.residual[1] == float("inf")
+
+
+def test_rows_are_taken_in_parts_where_memory_is_small(monkeypatch):
+    matrix, y = system(n=10)
+    whole = NewtonKrylov().solve(bent, y, (0.1 * matrix, y))
+    monkeypatch.setattr("seepage.solvers.newton_krylov._BYTES", 1)
+    parts = NewtonKrylov().solve(bent, y, (0.1 * matrix, y))
+    assert torch.allclose(whole.x, parts.x, atol=1e-12)
+    assert whole.passes.tolist() == parts.passes.tolist()
+
+
 def test_gmres_ends_where_nothing_new_is_to_be_had():
     """The identity is solved by one direction; the second is zero and takes no part."""
     _, right = system(n=6)

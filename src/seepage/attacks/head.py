@@ -17,6 +17,7 @@ from ..types import Attack, Knowledge, Prefix, Recoverer, Segment
 _WALKED, _BACK = 2, 1e-3
 
 Searches = Callable[[int], Recoverer]
+Penalty = Callable[[Tensor], Tensor]
 
 
 class Head(Prefix):
@@ -40,11 +41,11 @@ class Head(Prefix):
         return images
 
 
-def left(path: Sequence[Step], seed: int, passes: int) -> int:
-    """Return before how many segments the walk cannot go on by itself.
+def left(path: Sequence[Step], seed: int, passes: int, prior: Callable[[Step], Penalty | None]) -> int:
+    """Return how many segments are left where the walk cannot go on by itself, at least one.
 
-    Synthetic pictures tell, whose way is known: a block is behind it where every one of them comes back through it,
-    from the block's output and not from one of its twins' inputs.
+    Synthetic pictures tell, whose way is known: it goes on through a block where every one of them comes back from the
+    block's output, to what the block was given and not to another input that gives the same.
     """
     _, *image_shape = path[0].grey.shape
     channels, height, width = image_shape
@@ -58,7 +59,8 @@ def left(path: Sequence[Step], seed: int, passes: int) -> int:
         step = path[place]
         if step.reshapes:
             return place + 1
-        target = Target(features, step.start_at(features), step.lower, step.upper, known=step.known)
+        start, bounds = step.start_at(features), (step.lower, step.upper)
+        target = Target(features, start, *bounds, prior(step), identified=True, exact=True, known=step.known)
         found = unknowns(step.served[1].invert(step.segment, target, passes))
         missed = (found - given[place]).flatten(1).norm(dim=1) / given[place].flatten(1).norm(dim=1)
         if not bool((missed <= _BACK).all()):
@@ -73,9 +75,9 @@ def searches(path: Sequence[Step], knowledge: Knowledge, seed: int, search: Atta
 
     @cache
     def fitted(count: int) -> Recoverer:
-        prefix = Head([step.segment for step in path[:count]])
-        law = knowledge.law if count == len(path) else None
-        known = Knowledge(image_shape, prefix, law=law)
+        whole = count == len(path)
+        prefix = knowledge.prefix if whole else Head([step.segment for step in path[:count]])
+        known = Knowledge(image_shape, prefix, law=knowledge.law if whole else None)
         return search.fit(known, torch.Generator().manual_seed(seed))
 
     return fitted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -23,6 +24,7 @@ from ..types import (
     Images,
     Knowledge,
     Leak,
+    NotRunError,
     Progress,
     Recoverer,
     Recovers,
@@ -98,7 +100,7 @@ class Peel:
         """Look at each segment once, and fit the start where it is learned.
 
         Raises:
-            NotRunError: the attacker has no prefix.
+            NotRunError: the attacker has no prefix, or another form is asked for than a search goes with.
         """
         prefix, seed = white_box(knowledge, "peel"), generator.initial_seed()
         grey = torch.full((1, *knowledge.image_shape), GREY, device=device_of(prefix))
@@ -113,8 +115,11 @@ class Peel:
         path = steps(prefix, grey)
         heads, count = None, 0
         if self.start == "search":
+            if self.form != "least-squares":
+                raise NotRunError(f"peel:start=search undoes blocks by rules of their own, not by form={self.form}")
             # A defended leak is not exact, and no block is undone from what is not.
-            count = left(path, seed, self.passes) if knowledge.law is None else len(path)
+            smooth = partial(_smooth, self.tv, knowledge.image_shape)
+            count = left(path, seed, self.passes - 2, smooth) if knowledge.law is None else len(path)
             heads = searches(path, knowledge, seed, self._search)
             heads(count)
         return PeelRecoverer(self, seed, leak_shape(prefix), path, learned, heads, count)
@@ -178,15 +183,16 @@ class PeelRecoverer(Recoverer):
             back(self.path[count:], [None] * (len(self.path) - count))
             sought = self.heads(count).recover(leak.with_features(walk.features), walk.generators)
             assert isinstance(sought.value, Images)
-            searched, lost = sought.value.images.to(features), dict(walk.failures)
+            searched = sought.value.images.to(features)
+            lost = {row: one for row, one in enumerate(sought.status) if one.kind == "failed"} | walk.failures
             back(self.path[:count], self._forward(searched, count)[:-1])
             walked = walk.pictures()
             off, other = self._misfit(walked, features), self._misfit(searched, features)
             better = off < other
             for row in walk.failures:
                 better[row] = False
-            # What fails behind the search leaves its picture.
-            walk.failures = lost
+            # What fails behind the search leaves its picture, and what failed in it may be walked to all the same.
+            walk.failures = {row: one for row, one in lost.items() if not better[row]}
             pictures = torch.where(better.view(-1, 1, 1, 1), walked, searched)
             runs = walk.passes() + (sought.passes * count / len(self.path)).ceil().long()
             return pictures, walk.ended(torch.where(better, off, other)), runs
@@ -262,7 +268,7 @@ class _Walk:
             rows = [row for row in (self.exact == exact).nonzero().flatten().tolist() if row not in self.failures]
             if not rows:
                 continue
-            prior, identified = self._prior(step), exact and not step.loses
+            prior, identified = _smooth(self.attack.tv, self.image_shape, step), exact and not step.loses
             target = Target(
                 self.features[rows], start[rows], step.lower, step.upper, prior, identified, exact, step.known
             )
@@ -312,12 +318,6 @@ class _Walk:
             self.unruled.append(kind or "no kind")
         return inverse
 
-    def _prior(self, step: Step) -> Callable[[Tensor], Tensor] | None:
-        layout = Layout.of(step.segment.in_shape, self.image_shape)
-        if layout.order == "vector":
-            return None
-        return lambda x: self.attack.tv * total_variation(layout.arrange(x))
-
     def _start(self, step: Step) -> tuple[Tensor, int]:
         """Return where to look from for a segment's input, and the runs that it took to tell."""
         shape = step.segment.in_shape
@@ -339,6 +339,12 @@ class _Walk:
     def _distance(self, step: Step, x: Tensor) -> Float[Tensor, "b"]:
         distance: Tensor = (step.segment.module(x) - self.features).flatten(1).norm(dim=1)
         return distance
+
+
+def _smooth(tv: float, image_shape: tuple[int, int, int], step: Step) -> Callable[[Tensor], Tensor] | None:
+    """Return the prior on what a segment was given; None where that is no map."""
+    layout = Layout.of(step.segment.in_shape, image_shape)
+    return None if layout.order == "vector" else lambda x: tv * total_variation(layout.arrange(x))
 
 
 def _scattered(found: Tensor, rows: Sequence[int], total: int) -> Tensor:

@@ -75,10 +75,12 @@ def steps(prefix: Prefix, grey: Float[Tensor, "1 c h w"]) -> tuple[Step, ...]:
     return tuple(found)
 
 
-def _known(one: Tensor, other: Tensor) -> Bool[Tensor, "..."] | None:
-    """Return what is the same for two pictures, where that may be by design: an activation that is off is not."""
-    same = (one == other)[0] & (one != 0)[0]
-    return same if bool(same.any()) else None
+def _known(one: Tensor, other: Tensor) -> Bool[Tensor, "t d"] | None:
+    """Return which tokens are the same for two pictures; elsewhere it is an activation that is off for both."""
+    if one.ndim != 3:
+        return None
+    same = (one == other).all(2)[0]
+    return same[:, None].expand(one.shape[1:]) if bool(same.any()) else None
 
 
 def joined(segments: Sequence[Segment]) -> list[Segment]:

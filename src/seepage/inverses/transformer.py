@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
@@ -24,8 +24,10 @@ _STEPS, _EXACT_STEPS = 12, 14
 _LARGEST = 2048
 # Where tokens miss more than this of what they gave, Newton's method is on no way to an answer.
 _NEAR = 5e-2
-# The part of the passes that Newton's first steps may take, and the part that is kept for attention.
+# Newton's first steps may take one pass in so many, and one in so many is kept for attention.
 _EARLY, _LATE = 3, 6
+# What a look at the block, the judgement and Newton's last steps may take beside, and too few passes to begin with.
+_OVERHEAD, _FEWEST = 16, 24
 
 
 @register("inverse", "transformer")
@@ -37,8 +39,8 @@ class Transformer:
     are few: most are had in a handful of products, and those whose condition is bad are solved exactly afterwards
     (`DenseMarquardt`), as far as the passes reach. A run of a half for all tokens is half a pass. Tokens that are
     known, such as a class token before the first block, are held, and what the block made of them is not asked for.
-    Pictures whose tokens do not come near what they gave, blocks without such halves and outputs that are not exact go
-    by the rule for other residuals. `tolerance` is relative to what each half gave.
+    Blocks without such halves and outputs that are not exact go by the rule for other residuals, and pictures that are
+    left do so with the passes that are left. `tolerance` is relative to what each half gave.
     """
 
     recovers: ClassVar[str] = "all of it, near the start or where each token has one answer"
@@ -51,18 +53,22 @@ class Transformer:
 
     def invert(self, segment: Segment, target: Target, passes: int) -> Solution:
         """Return the block's input. Shapes as in `Target`."""
-        parts = halves(segment.module, target.start[:1]) if self.fits(segment) and target.identified else None
         other = IdentityResidual(tolerance=self.tolerance)
+        free, left = _free(target), passes - _OVERHEAD
+        if not self.fits(segment) or not target.identified or not bool(free.any()) or left < _FEWEST:
+            return other.invert(segment, target, passes)
+        like = torch.randn(1, *segment.in_shape, generator=torch.Generator().manual_seed(0)).to(target.start)
+        parts = halves(segment.module, like)
         if parts is None:
             return other.invert(segment, target, passes)
-        early, late = passes // _EARLY, passes // _LATE
-        tokens = _Tokens.of(parts, target, early, self.tolerance)
-        tokens.solve_exactly(passes - late, self.tolerance)
+        early, late = left // _EARLY, left // _LATE
+        tokens = _Tokens.of(parts, target, free, early, self.tolerance)
+        tokens.solve_exactly(left - late, self.tolerance)
         found = self._attention(segment, parts, target, tokens, late)
-        far = (~tokens.near).nonzero().flatten()
-        if not len(far):
-            return found
-        return followed(found, other.invert(segment, target.rows(far), passes - early - late), far)
+        ended = torch.tensor([status.kind != "stopped" for status in found.status], device=found.residual.device)
+        rows = (~ended).nonzero().flatten()
+        more = passes - int(found.passes[rows].max()) if len(rows) else 0
+        return _better(found, other.invert(segment, target.rows(rows), more), rows) if more >= _FEWEST else found
 
     def _attention(self, segment: Segment, parts: Halves, target: Target, tokens: _Tokens, passes: int) -> Solution:
         """Return what the first half was given, judged by the whole block. Rows that are not near stay at the start."""
@@ -90,11 +96,11 @@ class Transformer:
         sound = torch.isfinite(target.features).flatten(1).all(1) & torch.isfinite(held).flatten(1).all(1)
         with torch.no_grad():
             off = (segment.module(found) - target.features)[:, free].flatten(1).norm(dim=1)
-        missed = torch.where(sound, off / target.size[:, 0], math.inf)
+        missed = torch.where(sound, off / _sizes(target.features[:, free].flatten(1))[:, 0], math.inf)
         status = tuple(
             _status(ok, one, self.tolerance) for ok, one in zip(sound.tolist(), missed.tolist(), strict=True)
         )
-        return Solution(found, missed, status, torch.zeros_like(passed), passed + 2)
+        return Solution(found, missed, status, torch.zeros_like(passed), passed + 4)
 
 
 @dataclass
@@ -111,11 +117,10 @@ class _Tokens:
     near: Bool[Tensor, "b"]
 
     @staticmethod
-    def of(parts: Halves, target: Target, passes: int, tolerance: float) -> _Tokens:
+    def of(parts: Halves, target: Target, free: Bool[Tensor, "t"], passes: int, tolerance: float) -> _Tokens:
         """Return the tokens after Newton's steps from what the start gives."""
         with torch.no_grad():
             start = parts.first(target.start)
-        free = _free(target)
         wanted = target.features[:, free].flatten(0, 1)
         z = wanted, _sizes(wanted)
         inner = min(_TOKEN, passes)
@@ -128,12 +133,12 @@ class _Tokens:
     def solve_exactly(self, passes: int, tolerance: float) -> None:
         """Take what is left in pictures that are near further, the nearest first, while there are passes."""
         count, width = len(self.x) // len(self.start), self.x.shape[1]
-        each, exact = _EXACT_STEPS * (width + 2), DenseMarquardt(_EXACT_STEPS, tolerance=tolerance)
+        each, exact = _EXACT_STEPS * (width + 8) + 1, DenseMarquardt(_EXACT_STEPS, tolerance=tolerance)
         for picture in self.near.nonzero().flatten().tolist() if width <= _LARGEST else ():
             own = torch.arange(picture * count, (picture + 1) * count, device=self.x.device)
             left = own[self.residual[own] > tolerance]
             left = left[self.residual[left].argsort()]
-            while len(left) and (some := (2 * passes * count - int(self.runs[own].sum())) // each):
+            while len(left) and (some := (2 * passes * count - int(self.runs[own].sum())) // each) > 0:
                 rows = left[:some]
                 found = exact.solve(partial(_missed, self.parts), self.x[rows], (self.z[0][rows], self.z[1][rows]))
                 self.x[rows], self.residual[rows] = unknowns(found), found.residual
@@ -155,7 +160,7 @@ class _Tokens:
 
 def _missed(parts: Halves, u: Float[Tensor, "k d"], z: tuple[Tensor, Tensor]) -> Float[Tensor, "k d"]:
     """Return by how much the second half of tokens misses what it gave, relative to its norm."""
-    return (parts.second(u[None])[0] - z[0]) / z[1]
+    return (parts.second(u[:, None])[:, 0] - z[0]) / z[1]
 
 
 def _free(target: Target) -> Bool[Tensor, "t"]:
@@ -168,6 +173,17 @@ def _free(target: Target) -> Bool[Tensor, "t"]:
 def _sizes(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n 1"]:
     norms: Tensor = rows.norm(dim=1, keepdim=True)
     return norms.clamp_min(torch.finfo(rows.dtype).tiny)
+
+
+def _better(first: Solution, second: Solution, rows: Int[Tensor, "k"]) -> Solution:
+    """Return `first`, in `rows` what misses less of it and `second`; both took their passes."""
+    found = followed(first, second, rows)
+    worse = rows[second.residual >= first.residual[rows]]
+    x, residual, status = unknowns(found), found.residual, list(found.status)
+    x[worse], residual[worse] = unknowns(first)[worse], first.residual[worse]
+    for row in worse.tolist():
+        status[row] = first.status[row]
+    return replace(found, status=tuple(status))
 
 
 def _status(sound: bool, residual: float, tolerance: float) -> Status:

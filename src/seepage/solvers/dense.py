@@ -32,9 +32,9 @@ class DenseMarquardt:
 
     s is the mean of J^T J's diagonal. A row of m equations costs m backward runs a step, many at a time, which
     conjugate gradients need as well where the condition is bad, and then do not end at the answer. Memory is some
-    8 n (n + m) bytes for each row of n unknowns; rows that have ended are not run again, and many are taken in parts. A
-    step that does not descend is tried again with ten times the
-    damping. A row has converged where its residual norm is at most `tolerance`.
+    8 n (n + m) bytes for each row of n unknowns; rows that have ended are not run again, and many are taken in parts:
+    `residual_fn` sees some of the rows of `z`. A step that does not descend is tried again with ten times the damping.
+    A row has converged where its residual norm is at most `tolerance`.
     """
 
     steps: int = 15

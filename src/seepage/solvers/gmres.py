@@ -54,14 +54,14 @@ def gmres(
             left = torch.where(run, missed, left)
             run = run & (left > limit)
     x = scale[:, None] * (weights.to(right)[:, None] @ basis[:, :steps])[:, 0]
-    sound = torch.isfinite(x).all(1)
+    sound = torch.isfinite(x).all(1) & torch.isfinite(left)
     residual = torch.where(scale > 0, left.to(right), 0.0)
     return Inverted(torch.where(sound[:, None], x, 0.0), torch.where(sound, residual, math.inf), count)
 
 
 def _least(hessenberg: Float[Tensor, "b rows k"]) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b"]]:
     """Return the weights that leave least of the first unit vector, and what they leave."""
-    q, r = torch.linalg.qr(torch.nan_to_num(hessenberg))
+    q, r = torch.linalg.qr(torch.nan_to_num(hessenberg, posinf=0.0, neginf=0.0))
     diagonal = r.diagonal(dim1=1, dim2=2)
     # A row that has nothing left adds columns of zeros, which take no part.
     floor = diagonal.abs().amax(1, keepdim=True) * torch.finfo(r.dtype).eps

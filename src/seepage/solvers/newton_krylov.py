@@ -18,6 +18,8 @@ from .solve import Bound, Problem, State, Variable, drive, start
 # How exactly a step is solved: loosely while its model holds for a short way only.
 _LOOSE, _EXACT, _NEAR = 0.1, 1e-3, 1e-3
 _HALVINGS = 6
+# GMRES keeps its directions: so many rows are solved at once as these bytes hold.
+_BYTES = 2**29
 
 
 @dataclass
@@ -36,8 +38,8 @@ class NewtonKrylov:
     eigenvalues stay away from zero this takes far fewer products. t is halved until the residual falls. A row has
     converged where its residual norm is at most `tolerance`, and is given up where no step descends, or where
     `patience` steps did not halve its residual, or where it has taken `passes` (0: no limit, which the last step may
-    overrun by what it takes). Rows that have ended are not run again. A pass is one run, with or without its backward;
-    a product is one.
+    overrun by what it takes). Rows that have ended are not run again: `residual_fn` sees some of the rows of `z`. A
+    pass is one run, with or without its backward; a product is one.
     """
 
     steps: int = 20
@@ -82,14 +84,15 @@ class NewtonKrylov:
 
     def step(self, problem: Problem, state: _NewtonState) -> None:
         """Take one step in the rows that run."""
-        rows = state.running.nonzero().flatten()
-        part, x, off = problem.rows(rows), state.x[rows], state.off[rows]
-        model = Linearised(part, x, off)
-        exactly = torch.where(state.residual[rows] > _NEAR, _LOOSE, _EXACT)
-        solved = gmres(model.forward, -off, steps=self.inner, tolerance=exactly)
-        state.steps[rows] += 1
-        state.passes[rows] += 1 + solved.steps
-        self._advance(part, state, rows, solved.x)
+        at_once = max(_BYTES // (state.x.element_size() * state.x.shape[1] * (self.inner + 2)), 1)
+        for rows in torch.split(state.running.nonzero().flatten(), at_once):
+            part, off = problem.rows(rows), state.off[rows]
+            model = Linearised(part, state.x[rows], off)
+            exactly = torch.where(state.residual[rows] > _NEAR, _LOOSE, _EXACT)
+            solved = gmres(model.forward, -off, steps=self.inner, tolerance=exactly)
+            state.steps[rows] += 1
+            state.passes[rows] += 1 + solved.steps
+            self._advance(part, state, rows, solved.x)
         halved = state.residual <= 0.5 * state.marked
         state.marked = torch.where(halved, state.residual, state.marked)
         state.since = torch.where(halved, 0, state.since + 1)
