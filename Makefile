@@ -64,6 +64,7 @@ bench-defenses: setup  ## what defenses promise, held against what they do
 	$(BIN)/python benchmarks/masked.py
 	$(BIN)/python benchmarks/encrypted.py
 	$(BIN)/python benchmarks/bounds.py
+	$(BIN)/python benchmarks/decide.py
 
 bench-layers: setup  ## the cut law on every architecture at full size
 	$(BIN)/python benchmarks/layers.py
