@@ -1,9 +1,9 @@
 """The decision, timed and confirmed, and the frontiers that it is made from.
 
-    SEEPAGE_DATA=... python benchmarks/decide.py [--part advise|mobilenet|resnet]...
+    SEEPAGE_DATA=... python benchmarks/decide.py [--part advise|confirm|mobilenet|resnet]...
 
-`advise`: `seepage advise` on MobileNetV2 with eight photographs, from an empty folder, with the clock on; then a full
-audit of what it advises on eight others, which must keep to the same limit on what leaks. `mobilenet` and `resnet`:
+`advise`: `seepage advise` on MobileNetV2 with eight photographs, from an empty folder, with the clock on. `confirm`: an
+audit of what it advised, on eight others, which must keep to the same limit on what leaks. `mobilenet` and `resnet`:
 `seepage frontier` on photographs and on CIFAR-10. Writes `results/decide.md` and `.json`, and a figure a frontier,
 `docs/_static/frontier_mobilenet.svg` and `frontier_resnet.svg`.
 """
@@ -47,56 +47,54 @@ def main(wanted: Sequence[str]) -> None:
     root, path = Path(os.environ["SEEPAGE_DATA"]), RESULTS / "decide.json"
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     for name in wanted or PARTS:
-        known[name] = {"said": _stamp(name), **PARTS[name](root)}
+        known[name] = {"said": _stamp(name), **PARTS[name](root, known)}
         path.write_text(json.dumps(known, indent=1) + "\n")
         (RESULTS / "decide.md").write_text("\n".join(line for part in PARTS for line in _lines(part, known)) + "\n")
 
 
-def advised(root: Path) -> dict[str, Any]:
-    """Ask for advice on some photographs, and audit the answer on others."""
-    some, others = (_folder(root, place) for place in (0, 1))
-    study, audit = (assets.home() / "benchmarks" / "decide" / name for name in ("advise", "audit"))
-    for folder in (study, audit):
-        shutil.rmtree(folder, ignore_errors=True)
+def advised(root: Path, known: dict[str, Any]) -> dict[str, Any]:
+    """Ask for advice on some photographs, with nothing on record."""
+    study = assets.home() / "benchmarks" / "decide" / "advise"
+    shutil.rmtree(study, ignore_errors=True)
     limits = ("--max-psnr", str(MOST), "--min-utility", str(LEAST), "--max-bytes", "200k")
-    began = time.perf_counter()
-    command = ("advise", VICTIM, str(some), *limits, *DEFENSES, "--attack", "joint", "-o", str(study))
-    code = _run(command)
-    seconds = time.perf_counter() - began
-    answer = json.loads((study / "advise.json").read_text())["answer"]
-    found: dict[str, Any] = {"command": _said(command), "code": code, "seconds": seconds, "answer": answer}
-    if answer is not None:
-        defended = [word for stage in answer["defenses"] for word in ("--defense", stage)]
-        where = ("--layer", answer["layer"], *defended, "--wire", answer["wire"])
-        gate = ("--attack", "joint", "--attack", "rmle", "--fail-if", f"psnr.worst>{MOST:g}", "-o", str(audit))
-        command = ("audit", VICTIM, str(others), *where, *gate)
-        found |= {"audit": _said(command), "kept": _run(command) == 0, "leaked": _worst(audit)}
-    return found
+    command = ("advise", VICTIM, str(_folder(root, 0)), *limits, *DEFENSES, "--attack", "joint", "-o", str(study))
+    return {**_timed(command), "answer": json.loads((study / "advise.json").read_text())["answer"]}
 
 
-def mobilenet(root: Path) -> dict[str, Any]:
+def confirmed(root: Path, known: dict[str, Any]) -> dict[str, Any]:
+    """Audit what was advised on other photographs; it resumes where it was killed."""
+    answer = known.get("advise", {}).get("answer")
+    if answer is None:
+        raise SystemExit("decide: nothing was advised that could be confirmed: run --part advise first")
+    audit = assets.home() / "benchmarks" / "decide" / "audit"
+    defended = [word for stage in answer["defenses"] for word in ("--defense", stage)]
+    where = ("--layer", answer["layer"], *defended, "--wire", answer["wire"])
+    gate = ("--attack", "joint", "--attack", "rmle", "--fail-if", f"psnr.worst>{MOST:g}", "-o", str(audit))
+    found = _timed(("audit", VICTIM, str(_folder(root, 1)), *where, *gate))
+    return {**found, "kept": found["code"] == 0, "leaked": _worst(audit)}
+
+
+def mobilenet(root: Path, known: dict[str, Any]) -> dict[str, Any]:
     """Lay MobileNetV2's cuts and defenses side by side."""
     return _frontier("mobilenet", (VICTIM, str(_folder(root, 0)), *DEFENSES, "--attack", "joint"))
 
 
-def resnet(root: Path) -> dict[str, Any]:
+def resnet(root: Path, known: dict[str, Any]) -> dict[str, Any]:
     """Lay ResNet-20's stages and defenses side by side."""
     images = f"cifar10/test@{root / 'cifar10_jpeg.zip'}"
     layers = [word for stage in (1, 2, 3) for word in ("--layer", f"layer{stage}.2")]
     return _frontier("resnet", ("zoo/cifar_resnet20", images, "--limit", "16", *layers, *DEFENSES, "--attack", "joint"))
 
 
-PARTS = {"advise": advised, "mobilenet": mobilenet, "resnet": resnet}
+PARTS = {"advise": advised, "confirm": confirmed, "mobilenet": mobilenet, "resnet": resnet}
 
 
 def _frontier(name: str, words: Sequence[str]) -> dict[str, Any]:
     folder = assets.home() / "benchmarks" / "decide" / name
-    command = ("frontier", *words, "-o", str(folder))
-    began = time.perf_counter()
-    code = _run(command)
+    found = _timed(("frontier", *words, "-o", str(folder)))
     record = json.loads((folder / "frontier.json").read_text())
     (FIGURES / f"frontier_{name}.svg").write_text(chart(record["points"]))
-    return {"command": _said(command), "code": code, "seconds": time.perf_counter() - began, "rows": record["points"]}
+    return {**found, "rows": record["points"]}
 
 
 def chart(rows: Sequence[dict[str, Any]]) -> str:
@@ -141,8 +139,11 @@ def _folder(root: Path, place: int) -> Path:
     return folder
 
 
-def _run(words: Sequence[str]) -> int:
-    return subprocess.run([str(SEEPAGE), *words], check=False).returncode
+def _timed(words: Sequence[str]) -> dict[str, Any]:
+    """Run a command; return how it is called, how it ended and after how many seconds."""
+    began = time.perf_counter()
+    code = subprocess.run([str(SEEPAGE), *words], check=False).returncode
+    return {"command": _said(words), "code": code, "seconds": time.perf_counter() - began}
 
 
 def _worst(folder: Path) -> list[dict[str, Any]]:
@@ -176,7 +177,8 @@ def _lines(name: str, known: dict[str, Any]) -> list[str]:
         if answer is None:
             return [*lines, "Nothing keeps to the limits.", ""]
         setting = " ".join(answer["defenses"]) or "no defense"
-        lines += [f"Advised: {answer['layer']}, {setting}, {answer['wire']}.", "", f"`{found['audit']}`:", ""]
+        return [*lines, f"Advised: {answer['layer']}, {setting}, {answer['wire']}.", ""]
+    if name == "confirm":
         lines += ["| attack | attacker | n | worst decile, dB | mean, dB [95 %] |", "|---|---|---|---|---|"]
         for cell in found["leaked"]:
             shown = f"{cell['mean']:.1f} [{cell['ci_low']:.1f}, {cell['ci_high']:.1f}]"
