@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import zlib
 from pathlib import Path
 
@@ -14,6 +15,9 @@ install_import_hook("seepage", "runtime_types.check")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+# Started in the background of a script, this process and all it starts would ignore Ctrl-C, which tests press.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

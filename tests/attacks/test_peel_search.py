@@ -8,7 +8,7 @@ from test_peel import HEADER, SHAPE, Bottleneck, Drawn, images, pictures, psnr, 
 from torch import nn
 
 from seepage import seeding
-from seepage.attacks.head import Head, left
+from seepage.attacks.head import Head, remaining
 from seepage.attacks.peel import Peel
 from seepage.inverses import Step, Transformer, steps
 from seepage.types import Images, Knowledge, Leak, LeakHeader, NotRunError, Recoverer, Recovery
@@ -71,15 +71,15 @@ def grey() -> torch.Tensor:
 
 def test_the_walk_goes_by_itself_to_the_block_that_hides():
     prefix = network()
-    assert left(steps(prefix, grey()), 0, 480, nothing) == 2
+    assert remaining(steps(prefix, grey()), 0, 480, nothing) == 2
     # No block hides anything: but for the picture's own segment all are behind.
     free = Drawn(
         ("stem", stem()), *(("linear-bottleneck", Bottleneck(16, seed)) for seed in range(3)), image_shape=SHAPE
     )
-    assert left(steps(free, grey()), 0, 480, nothing) == 1
+    assert remaining(steps(free, grey()), 0, 480, nothing) == 1
     # The last segment changes the shape: nothing is behind.
     down = Drawn(("stem", stem(channels=32)), (None, nn.Conv2d(32, 32, 2, stride=2)))
-    assert left(steps(down, grey()), 0, 480, nothing) == 2
+    assert remaining(steps(down, grey()), 0, 480, nothing) == 2
 
 
 def test_a_head_is_the_network_up_to_there():

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..inverses import sizes
 from ..registry import register
 from ..types import (
     Access,
@@ -28,7 +29,7 @@ from ..types import (
     Status,
 )
 from .chores import Chore
-from .inversion import GREY, device_of, ended, leak_shape, recover_rows, sizes, white_box
+from .inversion import GREY, device_of, ended, leak_shape, recover_rows, white_box
 from .networks import SLOPE, drawn
 from .parameters import within
 

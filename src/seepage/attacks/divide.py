@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..inverses import sizes
 from ..priors import dead_leaves, total_variation
 from ..registry import register
 from ..solvers import Adam
@@ -29,7 +30,7 @@ from ..types import (
 )
 from .backward import Backward
 from .chores import Chore
-from .inversion import determined, device_of, ended, leak_shape, recover_rows, scaled, sizes, white_box
+from .inversion import determined, device_of, ended, leak_shape, recover_rows, scaled, white_box
 from .learning import Course, Lesson, Pairs, Source, drawing, kept_back, public, rows_to_select_on, synthetic
 from .networks import SavedAttackError, drawn, read, write
 from .parameters import within

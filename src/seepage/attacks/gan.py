@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..inverses import sizes
 from ..registry import register
 from ..types import (
     Access,
@@ -31,7 +32,7 @@ from ..types import (
 )
 from .chores import Chore
 from .generators import FORMS, Generator, load, sha256
-from .inversion import GREY, device_of, ended, leak_shape, recover_rows, scaled, sizes, white_box
+from .inversion import GREY, device_of, ended, leak_shape, recover_rows, scaled, white_box
 
 Fit = Callable[[Tensor], Tensor]
 """From pictures "b 3 h w" to how badly each explains its row, "b"."""

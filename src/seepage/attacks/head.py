@@ -41,7 +41,7 @@ class Head(Prefix):
         return images
 
 
-def left(path: Sequence[Step], seed: int, passes: int, prior: Callable[[Step], Penalty | None]) -> int:
+def remaining(path: Sequence[Step], seed: int, passes: int, prior: Callable[[Step], Penalty | None]) -> int:
     """Return how many segments are left where the walk cannot go on by itself, at least one.
 
     Synthetic pictures tell, whose way is known: it goes on through a block where every one of them comes back from the

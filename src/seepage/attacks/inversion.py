@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import seeding
+from ..inverses import sizes
 from ..priors import NaturalPrior
 from ..types import Images, Knowledge, Law, Leak, NotRunError, Prefix, Recovery, SeepageError, Shape, Status
 
@@ -168,9 +169,3 @@ def scaled(expected: Callable[[Tensor], Tensor]) -> Callable[[Tensor, tuple[Tens
         return off.flatten(1) / size
 
     return residual
-
-
-def sizes(features: Float[Tensor, "b ..."]) -> Float[Tensor, "b 1"]:
-    """Return each row's norm, never zero."""
-    norms: Tensor = features.flatten(1).norm(dim=1, keepdim=True)
-    return norms.clamp_min(torch.finfo(torch.float32).tiny)

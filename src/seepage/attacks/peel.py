@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..inverses import FALLBACK, Constrained, Inverse, Split, Step, Target, steps, unknowns
+from ..inverses import FALLBACK, Constrained, Inverse, Split, Step, Target, sizes, steps, unknowns
 from ..priors import Ridge, RidgeDecoder, total_variation
 from ..priors.ridge import Layout
 from ..registry import register
@@ -32,8 +32,8 @@ from ..types import (
     Shape,
     Status,
 )
-from .head import Searches, left, searches
-from .inversion import GREY, device_of, ended, leak_shape, recover_rows, sizes, white_box
+from .head import Searches, remaining, searches
+from .inversion import GREY, device_of, ended, leak_shape, recover_rows, white_box
 from .joint import Joint
 
 _EXACT_WIRES = ("fp32", "fp16")
@@ -119,7 +119,7 @@ class Peel:
                 raise NotRunError(f"peel:start=search undoes blocks by rules of their own, not by form={self.form}")
             # A defended leak is not exact, and no block is undone from what is not.
             smooth = partial(_smooth, self.tv, knowledge.image_shape)
-            count = left(path, seed, self.passes - 2, smooth) if knowledge.law is None else len(path)
+            count = remaining(path, seed, self.passes - 2, smooth) if knowledge.law is None else len(path)
             heads = searches(path, knowledge, seed, self._search)
             heads(count)
         return PeelRecoverer(self, seed, leak_shape(prefix), path, learned, heads, count)

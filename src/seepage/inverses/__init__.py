@@ -5,7 +5,7 @@ from __future__ import annotations
 from .constrained import Constrained
 from .generic import Generic
 from .identity_residual import IdentityResidual
-from .rule import FALLBACK, Inverse, Target, followed, misfit, rule, serving, unknowns
+from .rule import FALLBACK, Inverse, Target, followed, misfit, rule, serving, sizes, unknowns
 from .split import Split
 from .step import Step, joined, steps
 from .transformer import Transformer
@@ -25,6 +25,7 @@ __all__ = [
     "misfit",
     "rule",
     "serving",
+    "sizes",
     "steps",
     "unknowns",
 ]

@@ -43,8 +43,7 @@ class Target:
     @property
     def size(self) -> Float[Tensor, "b 1"]:
         """The norm of each row of features, never zero."""
-        norm: Tensor = self.features.flatten(1).norm(dim=1, keepdim=True)
-        return norm.clamp_min(torch.finfo(torch.float32).tiny)
+        return sizes(self.features)
 
     @property
     def scale(self) -> Float[Tensor, "b ..."]:
@@ -130,9 +129,26 @@ def plain(segment: Segment) -> Callable[[Target], Fit]:
     return lambda target: (misfit(segment), (target.features, target.size))
 
 
+def sizes(rows: Float[Tensor, "b ..."]) -> Float[Tensor, "b 1"]:
+    """Return each row's norm, never zero."""
+    norms: Tensor = rows.flatten(1).norm(dim=1, keepdim=True)
+    return norms.clamp_min(torch.finfo(torch.float32).tiny)
+
+
 def unknowns(solution: Solution) -> Float[Tensor, "b ..."]:
     """Return the solution of a problem in one tensor, or the first of several."""
     return solution.x if isinstance(solution.x, Tensor) else solution.x[0]
+
+
+def better(first: Solution, second: Solution, rows: Int[Tensor, "k"]) -> Solution:
+    """Return `first`, in `rows` what misses less of it and `second`; steps and passes add up."""
+    found = followed(first, second, rows)
+    worse = rows[second.residual >= first.residual[rows]]
+    x, residual, status = unknowns(found), found.residual, list(found.status)
+    x[worse], residual[worse] = unknowns(first)[worse], first.residual[worse]
+    for row in worse.tolist():
+        status[row] = first.status[row]
+    return dataclasses.replace(found, status=tuple(status))
 
 
 def followed(first: Solution, second: Solution, rows: Int[Tensor, "k"]) -> Solution:

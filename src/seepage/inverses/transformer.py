@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from ..solvers import DenseMarquardt, NewtonKrylov
 from ..types import Segment, Solution, Status
 from .halves import Halves, halves
 from .identity_residual import IdentityResidual
-from .rule import Target, followed, unknowns
+from .rule import Target, better, sizes, unknowns
 
 # A step takes at most so many products: of one token's equations, and of all tokens'.
 _TOKEN, _ALL = 60, 100
@@ -68,7 +68,7 @@ class Transformer:
         ended = torch.tensor([status.kind != "stopped" for status in found.status], device=found.residual.device)
         rows = (~ended).nonzero().flatten()
         more = passes - int(found.passes[rows].max()) if len(rows) else 0
-        return _better(found, other.invert(segment, target.rows(rows), more), rows) if more >= _FEWEST else found
+        return better(found, other.invert(segment, target.rows(rows), more), rows) if more >= _FEWEST else found
 
     def _attention(self, segment: Segment, parts: Halves, target: Target, tokens: _Tokens, passes: int) -> Solution:
         """Return what the first half was given, judged by the whole block. Rows that are not near stay at the start."""
@@ -88,7 +88,7 @@ class Transformer:
         if len(near):
             inner = max(min(_ALL, passes), 1)
             wanted = between[near][:, free]
-            z = (held[near], wanted, _sizes(wanted.flatten(1)))
+            z = (held[near], wanted, sizes(wanted))
             newton = NewtonKrylov(_STEPS, inner, self.tolerance, passes=max(2 * passes - inner, 1))
             solved = newton.solve(residual, held[near][:, free], z)
             found[near] = placed(unknowns(solved), held[near])
@@ -96,7 +96,7 @@ class Transformer:
         sound = torch.isfinite(target.features).flatten(1).all(1) & torch.isfinite(held).flatten(1).all(1)
         with torch.no_grad():
             off = (segment.module(found) - target.features)[:, free].flatten(1).norm(dim=1)
-        missed = torch.where(sound, off / _sizes(target.features[:, free].flatten(1))[:, 0], math.inf)
+        missed = torch.where(sound, off / sizes(target.features[:, free])[:, 0], math.inf)
         status = tuple(
             _status(ok, one, self.tolerance) for ok, one in zip(sound.tolist(), missed.tolist(), strict=True)
         )
@@ -122,7 +122,7 @@ class _Tokens:
         with torch.no_grad():
             start = parts.first(target.start)
         wanted = target.features[:, free].flatten(0, 1)
-        z = wanted, _sizes(wanted)
+        z = wanted, sizes(wanted)
         inner = min(_TOKEN, passes)
         newton = NewtonKrylov(_STEPS, inner, tolerance, passes=max(2 * passes - inner, 1))
         found = newton.solve(partial(_missed, parts), start[:, free].flatten(0, 1), z)
@@ -168,22 +168,6 @@ def _free(target: Target) -> Bool[Tensor, "t"]:
     if target.known is None:
         return torch.ones(target.start.shape[1], dtype=torch.bool, device=target.start.device)
     return ~target.known.all(1)
-
-
-def _sizes(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n 1"]:
-    norms: Tensor = rows.norm(dim=1, keepdim=True)
-    return norms.clamp_min(torch.finfo(rows.dtype).tiny)
-
-
-def _better(first: Solution, second: Solution, rows: Int[Tensor, "k"]) -> Solution:
-    """Return `first`, in `rows` what misses less of it and `second`; both took their passes."""
-    found = followed(first, second, rows)
-    worse = rows[second.residual >= first.residual[rows]]
-    x, residual, status = unknowns(found), found.residual, list(found.status)
-    x[worse], residual[worse] = unknowns(first)[worse], first.residual[worse]
-    for row in worse.tolist():
-        status[row] = first.status[row]
-    return replace(found, status=tuple(status))
 
 
 def _status(sound: bool, residual: float, tolerance: float) -> Status:

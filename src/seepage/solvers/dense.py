@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..types import Solution
-from .solve import Bound, Problem, State, Variable, drive, start
+from .solve import Bound, Problem, State, Variable, arrived, drive, measured
 
 _BYTES, _AT_ONCE = 2**28, 64
 _TRIES = 6
@@ -63,15 +62,10 @@ class DenseMarquardt:
 
     def init(self, problem: Problem, x: Float[Tensor, "b n"]) -> _DenseState:
         """Return the state before the first step: the start, judged."""
-        state = start(problem, x)
-        with torch.no_grad():
-            off = problem.residual(state.x)
-        norm = off.norm(dim=1)
-        state.passes += state.running
-        state.end(~torch.isfinite(norm), "failed", lambda row: "the residual is not finite at the start")
-        state.residual = torch.where(torch.isfinite(norm), norm, math.inf)
-        self._judge(state)
-        return _DenseState(**vars(state), off=off, damping=torch.full_like(norm, self.damping, dtype=torch.float64))
+        state, off = measured(problem, x, self.tolerance)
+        return _DenseState(
+            **vars(state), off=off, damping=torch.full_like(state.residual, self.damping, dtype=torch.float64)
+        )
 
     def step(self, problem: Problem, state: _DenseState) -> None:
         """Take one step in the rows that run, as many at a time as memory allows."""
@@ -83,7 +77,7 @@ class DenseMarquardt:
             state.steps[rows] += 1
             state.passes[rows] += 1 + m
             self._advance(problem, state, rows, square, slope)
-        self._judge(state)
+        arrived(state, self.tolerance)
 
     def settle(self, problem: Problem, state: _DenseState) -> None:
         """Nothing is left to judge: every step judged its own trial."""
@@ -114,10 +108,6 @@ class DenseMarquardt:
         lost = torch.zeros_like(state.running)
         lost[rows[left]] = True
         state.end(lost, "stopped", lambda row: f"no step descends from residual {float(state.residual[row]):.3g}")
-
-    def _judge(self, state: State) -> None:
-        near = state.residual <= self.tolerance
-        state.end(near, "converged", lambda row: f"residual {float(state.residual[row]):.3g}")
 
 
 def _formed(problem: Problem, x: Float[Tensor, "k n"]) -> Float[Tensor, "k m n"]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..types import Solution
 from .cg import Operator, cg
 from .linearise import Linearised
-from .solve import Bound, Problem, State, Variable, drive, start
+from .solve import Bound, Problem, State, Variable, arrived, drive, start
 
 _LARGEST_DAMPING = 1e8
 _SMALLEST_DAMPING = 1e-12
@@ -80,7 +80,7 @@ class LevenbergMarquardt:
         state.passes += state.running
         state.end(~torch.isfinite(value), "failed", lambda row: "the loss is not finite at the start")
         state.residual = torch.where(torch.isfinite(value), norm, math.inf)
-        self._judge(state)
+        arrived(state, self.tolerance)
         damping = torch.full_like(value, self.damping)
         reach = torch.full_like(value, min(self.first or self.inner, self.inner))
         growth = torch.full_like(value, 2.0)
@@ -119,7 +119,7 @@ class LevenbergMarquardt:
         state.passes += run
         along = torch.nan_to_num((moved * model.gradient).sum(1))
         self._advance(problem, state, moved, along, (moved * bend).sum(1))
-        self._judge(state)
+        arrived(state, self.tolerance)
 
     def settle(self, problem: Problem, state: _MarquardtState) -> None:
         """Nothing is left to judge: every step judged its own trial."""
@@ -152,10 +152,6 @@ class LevenbergMarquardt:
         state.growth = torch.where(good, 2.0, 2 * state.growth)
         stuck = state.damping > _LARGEST_DAMPING
         state.end(stuck, "stopped", lambda row: f"no step descends from residual {float(state.residual[row]):.3g}")
-
-    def _judge(self, state: State) -> None:
-        near = state.residual <= self.tolerance
-        state.end(near, "converged", lambda row: f"residual {float(state.residual[row]):.3g}")
 
     def _preconditioner(self, model: Linearised, held: Tensor, state: State) -> Operator | None:
         if self.preconditioner == "none":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from ..types import Solution
 from .gmres import gmres
 from .linearise import Linearised
-from .solve import Bound, Problem, State, Variable, drive, start
+from .solve import Bound, Problem, State, Variable, arrived, drive, measured
 
 # How exactly a step is solved: loosely while its model holds for a short way only.
 _LOOSE, _EXACT, _NEAR = 0.1, 1e-3, 1e-3
@@ -70,16 +69,9 @@ class NewtonKrylov:
 
     def init(self, problem: Problem, x: Float[Tensor, "b n"]) -> _NewtonState:
         """Return the state before the first step: the start, judged."""
-        state = start(problem, x)
-        with torch.no_grad():
-            off = problem.residual(state.x)
+        state, off = measured(problem, x, self.tolerance)
         if off.shape != state.x.shape:
             raise ValueError(f"residual has {off.shape[1]} numbers a row, the unknown {state.x.shape[1]}")
-        norm = off.norm(dim=1)
-        state.passes += state.running
-        state.end(~torch.isfinite(norm), "failed", lambda row: "the residual is not finite at the start")
-        state.residual = torch.where(torch.isfinite(norm), norm, math.inf)
-        self._judge(state)
         return _NewtonState(**vars(state), off=off, marked=state.residual.clone(), since=torch.zeros_like(state.steps))
 
     def step(self, problem: Problem, state: _NewtonState) -> None:
@@ -96,7 +88,7 @@ class NewtonKrylov:
         halved = state.residual <= 0.5 * state.marked
         state.marked = torch.where(halved, state.residual, state.marked)
         state.since = torch.where(halved, 0, state.since + 1)
-        self._judge(state)
+        arrived(state, self.tolerance)
         stalled = state.since >= self.patience
         state.end(stalled, "stopped", lambda row: f"stalled at residual {float(state.residual[row]):.3g}")
         if self.passes:
@@ -124,7 +116,3 @@ class NewtonKrylov:
         lost = torch.zeros_like(state.running)
         lost[rows[searching]] = True
         state.end(lost, "stopped", lambda row: f"no step descends from residual {float(state.residual[row]):.3g}")
-
-    def _judge(self, state: State) -> None:
-        near = state.residual <= self.tolerance
-        state.end(near, "converged", lambda row: f"residual {float(state.residual[row]):.3g}")

@@ -145,6 +145,25 @@ def start(problem: Problem, x: Float[Tensor, "b n"]) -> State:
     return state
 
 
+def measured(problem: Problem, x: Float[Tensor, "b n"], tolerance: float) -> tuple[State, Float[Tensor, "b m"]]:
+    """Return the state before the first step with its residual's norm judged, and the residual; it cost a pass."""
+    state = start(problem, x)
+    with torch.no_grad():
+        off = problem.residual(state.x)
+    norm = off.norm(dim=1)
+    state.passes += state.running
+    state.end(~torch.isfinite(norm), "failed", lambda row: "the residual is not finite at the start")
+    state.residual = torch.where(torch.isfinite(norm), norm, math.inf)
+    arrived(state, tolerance)
+    return state, off
+
+
+def arrived(state: State, tolerance: float) -> None:
+    """End the rows whose residual is at most `tolerance`: they have converged."""
+    near = state.residual <= tolerance
+    state.end(near, "converged", lambda row: f"residual {float(state.residual[row]):.3g}")
+
+
 def _flat_bound(bound: Bound, parts: tuple[Tensor, ...], fill: float) -> Tensor | None:
     if bound is None:
         return None
