@@ -178,7 +178,10 @@ class Check(Record):
 
 
 class Cost(Record):
-    """What a cell cost: seconds (fitting apart), passes through the prefix, peak bytes."""
+    """What a cell cost: seconds (fitting apart), passes through the prefix, peak bytes.
+
+    A fit that several cells share is the first one's.
+    """
 
     fit_seconds: float = 0.0
     seconds: float = 0.0

@@ -253,6 +253,10 @@ class Recoverer(ABC):
     def save(self, path: Path) -> None:
         """Write what `Attack.load` needs to return this recoverer."""
 
+    def under(self, law: Law) -> Recoverer | None:
+        """Return the same recoverer who knows a defense's law; None where that would have to be fitted anew."""
+        return None
+
     def constant(self, n: int) -> Recovery | None:
         """Return `n` times the one caption or label that scores best on the training split; None for pictures."""
         return None

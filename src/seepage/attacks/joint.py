@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -261,6 +262,12 @@ class JointRecoverer(Recoverer):
             return images, ended(target.relative(found.residual), found.status, self.attack.tolerance), passes
 
         return recover_rows(leak, leak_shape(self.prefix), self.image_shape, search)
+
+    def under(self, law: Law) -> JointRecoverer:
+        """Return the same search by somebody who knows a defense's law: nothing that was fitted depends on it."""
+        known = copy(self)
+        known.law = law
+        return known
 
     def error(self, truth: Float[Tensor, "b 3 h w"]) -> float:
         """Return the mean log error of what the search makes of these pictures' undefended leaks."""

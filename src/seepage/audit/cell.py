@@ -17,6 +17,7 @@ from ..schema import Sample, Shown
 from ..store import IMAGES, SampleLine
 from ..types import Captions, Images, Labels, Leak, Pictures, Prefix, Recoverer, Recovery, Shape, SplitModel, Status
 from .exposure import Exposure
+from .fits import fit
 from .rows import take, take_recovery
 from .scoring import Scorer
 from .workbench import Workbench
@@ -51,13 +52,9 @@ class CellRun:
             NotRunError: the attack lacks something that it needs.
             SeepageError: the attack refuses this leak.
         """
-        request = self.bench.request
         attack = self.bench.attack(self.attack)
         self.exposure.require(attack, self.attack.partition(":")[0])
-        began = time.perf_counter()
-        fit_generator = seeding.generator(request.seed, "fit", self.split.name, self.split.layer, self.attack)
-        recoverer = attack.fit(self.exposure.knowledge(), fit_generator)
-        fit_seconds = time.perf_counter() - began
+        recoverer, fit_seconds = fit(self.exposure, attack, self.attack)
         scorer = Scorer(self.bench, self.exposure, recoverer, attack.recovers)
         size = batch_size(self.split.image_shape, self.bench.device)
         for start in range(0, len(pending), size):

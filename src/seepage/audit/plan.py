@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from ..victims.weights import NonFiniteWeightsError
 from .bounds import runs
 from .cell import batch_size
 from .exposure import NONE, REPEATED, Exposure, defense_of, pairing, unsuited
+from .fits import shared
 from .public import require_unseen, require_untaught
 from .request import ATTACKERS, RequestError
 from .workbench import Workbench
@@ -52,10 +53,11 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Clock:
-    """What was timed and counted for a forecast: seconds of a run through each prefix, bounds that are spoken for."""
+    """What was timed and counted for a forecast: seconds of a run through each prefix, bounds and fits spoken for."""
 
     runs: dict[str, float] = field(default_factory=dict)
     bounds: set[Path] = field(default_factory=set)
+    fits: set[tuple[Hashable, ...]] = field(default_factory=set)
 
 
 def jobs(bench: Workbench) -> tuple[Job, ...]:
@@ -183,7 +185,7 @@ def forecast(bench: Workbench, cells: Sequence[Job], clock: Clock | None = None)
 
     One pass through each prefix is timed and taken as often as the attack's budget says; an attack that trains, or runs
     a network of its own, does each of its chores once for the clock instead. A bound that is kept from earlier costs
-    nothing, and one that several cells share is the first one's.
+    nothing, and a bound or a fit that several cells share is the first one's.
     """
     clock = clock or Clock()
     count = len(bench.source)
@@ -191,7 +193,7 @@ def forecast(bench: Workbench, cells: Sequence[Job], clock: Clock | None = None)
     size = 0 if bench.request.redact else int(_PICTURE_BYTES * height * width * count)
     return [
         Forecast(
-            _seconds(bench, job.spec, _run_seconds(bench, job.spec.layer, clock)),
+            _seconds(bench, job.spec, _run_seconds(bench, job.spec.layer, clock), clock),
             bound_seconds(bench, job.spec, clock),
             size + 2000 * count,
         )
@@ -213,7 +215,7 @@ def bound_seconds(bench: Workbench, spec: Spec, clock: Clock) -> float:
     return times * _run_seconds(bench, spec.layer, clock)
 
 
-def _seconds(bench: Workbench, spec: Spec, a_pass: float) -> float:
+def _seconds(bench: Workbench, spec: Spec, a_pass: float, clock: Clock) -> float:
     attack, count = bench.attack(spec.attack), len(bench.source)
     if not isinstance(attack, Laborious):
         return attack.budget * count * a_pass
@@ -223,7 +225,12 @@ def _seconds(bench: Workbench, spec: Spec, a_pass: float) -> float:
         exposure = Exposure(bench, split, spec.attacker, spec.sends)
         exposure.require(attack, "")
         chores = attack.chores(exposure.knowledge(), rows)
-        return sum(_clocked(bench, chore.once) * (chore.fitting + chore.each * count) for chore in chores)
+        name = shared(bench, spec.layer, spec.attack, spec.attacker)
+        first = 0 if name in clock.fits else 1
+        if name is not None:
+            clock.fits.add(name)
+        times = [(chore, first * chore.fitting + chore.each * count) for chore in chores]
+        return sum(_clocked(bench, chore.once) * most for chore, most in times if most)
     except (SeepageError, RuntimeError, MemoryError):
         return 0.0  # whatever keeps it from being run is for the cell's own record to say
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
 
 import torch
@@ -27,6 +27,7 @@ from ..types import (
     Metric,
     PictureFile,
     Pictures,
+    Recoverer,
     Recovers,
     SplitModel,
 )
@@ -51,10 +52,12 @@ class Workbench:
         self._metrics: dict[Recovers, Mapping[str, Metric]] = {}
         self._unavailable: dict[Recovers, Mapping[str, str]] = {}
         self.fitted_defenses: dict[str, Pipeline] = {}
+        self.fits: dict[tuple[Hashable, ...], Recoverer] = {}
 
     def beside(self, request: Request) -> Workbench:
         """Return the bench of a request for the same victim and pictures, which are not loaded again."""
         other = Workbench(request)
+        other.fits = self.fits
         other.__dict__ |= {name: self.__dict__[name] for name in _LOADED if name in self.__dict__}
         return other
 

@@ -1,0 +1,43 @@
+"""What is fitted once for all cells that ask for the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable
+
+from .. import seeding
+from ..types import Attack, Recoverer
+from .exposure import RETRAINED, Exposure
+from .workbench import Workbench
+
+
+def fit(exposure: Exposure, attack: Attack, text: str) -> tuple[Recoverer, float]:
+    """Return an attack fitted to what this attacker knows, and the seconds that it took.
+
+    All who learn from undefended leaks of a cut learn the same, whatever defense they meet then: those of one cut are
+    kept until another's are asked for, and whoever finds what he needs there spends nothing.
+
+    Raises:
+        NotRunError: the attack lacks something that it needs.
+        SeepageError: the attack refuses this cut.
+    """
+    bench, layer, knowledge = exposure.bench, exposure.split.layer, exposure.knowledge()
+    name = shared(bench, layer, text, exposure.attacker)
+    known = None if name is None else bench.fits.get(name)
+    if known is not None and knowledge.law is not None:
+        known = known.under(knowledge.law)
+    if known is not None:
+        return known, 0.0
+    began = time.perf_counter()
+    generator = seeding.generator(bench.request.seed, "fit", exposure.split.name, layer, text)
+    recoverer = attack.fit(knowledge, generator)
+    if name is not None and knowledge.law is None:
+        for other in [key for key in bench.fits if key[0] != layer]:
+            del bench.fits[other]
+        bench.fits[name] = recoverer
+    return recoverer, time.perf_counter() - began
+
+
+def shared(bench: Workbench, layer: str, text: str, attacker: str) -> tuple[Hashable, ...] | None:
+    """Return what names a fit, its layer first; None where an attacker learns from defended leaks."""
+    return None if attacker == RETRAINED else (layer, text, bench.wire, bench.request.public, bench.request.seed)
