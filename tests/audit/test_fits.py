@@ -22,6 +22,7 @@ from seepage.audit.run import run_audit
 from seepage.audit.workbench import Workbench
 from seepage.defenses import pipeline
 from seepage.schema import Cell
+from seepage.studies.sweep import Sweep, expected, run, settings
 from seepage.types import Knowledge, Recoverer
 
 LAWLESS: list[bool] = []
@@ -138,4 +139,27 @@ def test_a_forecast_counts_a_shared_fit_once(victim: str, pictures: str) -> None
     bench = Workbench(request)
     bare, *others = forecast(bench, jobs(bench))
     assert len(others) == 2
-    assert all(bare.attack > 10 * other.attack for other in others)
+    assert bare.fit > 10 * bare.attack
+    assert [other.fit for other in others] == [0.0, 0.0]
+
+
+def test_a_sweep_fits_once_a_cut(victim: str, pictures: str, tmp_path: Path) -> None:
+    request = replace(asked(victim, pictures, "spy:steps=3", defenses=()), layers=("0", "1"))
+    swept = settings(("gaussian:sigma=0.05,0.1", "quantize:bits=8"), ())
+    sweep = Sweep(request, swept, attackers=("aware:estimate",))
+    tasks = sweep.tasks(sweep.candidates())
+    cells = run(tasks, tmp_path / "o")
+    assert [cell.status for cell in cells] == ["done"] * 8
+    assert [cell.key for cell in cells] == [task.job.key for task in tasks]
+    assert LAWLESS == [True, True]
+
+
+def test_a_sweep_is_expected_to_fit_once_a_cut(victim: str, pictures: str) -> None:
+    request = replace(asked(victim, pictures, "decoder:steps=4000,pictures=12", defenses=()), layers=("0", "1"))
+    sweep = Sweep(request, settings(("quantize:bits=8",), ()), attackers=("aware:estimate",))
+    tasks = sweep.tasks(sweep.candidates())
+    took = expected(tasks)
+    seconds = [took[task.job.key][0] for task in tasks]
+    assert len(seconds) == 4
+    assert seconds[0] > 10 * seconds[1]
+    assert seconds[2] > 10 * seconds[3]

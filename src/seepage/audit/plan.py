@@ -39,16 +39,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a cell is expected to take: seconds of its attack and of its bound, and bytes in the output folder."""
+    """What a cell is expected to take: seconds to fit its attack, of that and of its bound, and bytes it writes."""
 
+    fit: float
     attack: float
     bound: float
     bytes: int
 
     @property
     def seconds(self) -> float:
-        """Attack and bound together."""
-        return self.attack + self.bound
+        """All of them together."""
+        return self.fit + self.attack + self.bound
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,13 @@ class Clock:
     runs: dict[str, float] = field(default_factory=dict)
     bounds: set[Path] = field(default_factory=set)
     fits: set[tuple[Hashable, ...]] = field(default_factory=set)
+
+    def first(self, fit: tuple[Hashable, ...] | None) -> bool:
+        """Return whether nobody has spoken for a fit yet, and speak for it; None is nobody else's."""
+        known = fit in self.fits
+        if fit is not None:
+            self.fits.add(fit)
+        return not known
 
 
 def jobs(bench: Workbench) -> tuple[Job, ...]:
@@ -193,7 +201,7 @@ def forecast(bench: Workbench, cells: Sequence[Job], clock: Clock | None = None)
     size = 0 if bench.request.redact else int(_PICTURE_BYTES * height * width * count)
     return [
         Forecast(
-            _seconds(bench, job.spec, _run_seconds(bench, job.spec.layer, clock), clock),
+            *_seconds(bench, job.spec, _run_seconds(bench, job.spec.layer, clock), clock),
             bound_seconds(bench, job.spec, clock),
             size + 2000 * count,
         )
@@ -215,24 +223,25 @@ def bound_seconds(bench: Workbench, spec: Spec, clock: Clock) -> float:
     return times * _run_seconds(bench, spec.layer, clock)
 
 
-def _seconds(bench: Workbench, spec: Spec, a_pass: float, clock: Clock) -> float:
+def _seconds(bench: Workbench, spec: Spec, a_pass: float, clock: Clock) -> tuple[float, float]:
     attack, count = bench.attack(spec.attack), len(bench.source)
     if not isinstance(attack, Laborious):
-        return attack.budget * count * a_pass
+        return 0.0, attack.budget * count * a_pass
     try:
         split = bench.split(spec.layer)
         rows = min(count, batch_size(split.image_shape, bench.device))
         exposure = Exposure(bench, split, spec.attacker, spec.sends)
         exposure.require(attack, "")
         chores = attack.chores(exposure.knowledge(), rows)
-        name = shared(bench, spec.layer, spec.attack, spec.attacker)
-        first = 0 if name in clock.fits else 1
-        if name is not None:
-            clock.fits.add(name)
-        times = [(chore, first * chore.fitting + chore.each * count) for chore in chores]
-        return sum(_clocked(bench, chore.once) * most for chore, most in times if most)
+        first = clock.first(shared(bench, spec.layer, spec.attack, spec.attacker))
+        fit = each = 0.0
+        for chore in chores:
+            if first or chore.each:
+                taken = _clocked(bench, chore.once)
+                fit, each = fit + first * taken * chore.fitting, each + taken * chore.each * count
+        return fit, each
     except (SeepageError, RuntimeError, MemoryError):
-        return 0.0  # whatever keeps it from being run is for the cell's own record to say
+        return 0.0, 0.0  # whatever keeps it from being run is for the cell's own record to say
 
 
 def _clocked(bench: Workbench, once: Callable[[], object]) -> float:

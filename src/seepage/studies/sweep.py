@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ..audit.asked import attack_of
 from ..audit.exposure import NAIVE, NONE, REPEATED, Exposure, unsuited
-from ..audit.plan import Clock, Job, bound_seconds, forecast, jobs
+from ..audit.fits import shared
+from ..audit.plan import Clock, Forecast, Job, bound_seconds, forecast, jobs
 from ..audit.request import ATTACKERS, Request
 from ..audit.run import Listener, run_audit
 from ..audit.workbench import Workbench
@@ -225,7 +226,7 @@ def run(tasks: Sequence[Task], folder: Path, listener: Listener | None = None, d
         SeepageError: the folder cannot be written.
     """
     found: dict[str, Cell] = {}
-    for bench, own in _by_bench(tasks):
+    for bench, own in _rounds(tasks):
         cells = run_audit(bench.request, folder, listener=listener, bench=bench, grid=own, debug=debug)
         found |= {cell.key: cell for cell in cells}
     return [found[task.job.key] for task in tasks]
@@ -236,24 +237,27 @@ def expected(tasks: Sequence[Task]) -> dict[str, tuple[float, int]]:
 
     Each attack is timed once a cut: what a defense adds is little beside it. Bounds are each cell's own.
     """
-    clock, known, bounding = Clock(), dict[tuple[str, str], tuple[float, int]](), dict[str, float]()
-    for bench, own in _by_bench(tasks):
-        fresh = [job for job in own if (job.spec.layer, job.spec.attack) not in known]
-        fresh = list({(job.spec.layer, job.spec.attack): job for job in reversed(fresh)}.values())
-        for job, item in zip(fresh, forecast(bench, fresh, clock), strict=True):
-            known[job.spec.layer, job.spec.attack], bounding[job.key] = (item.attack, item.bytes), item.bound
-        for job in own:
-            if job.key not in bounding:
-                bounding[job.key] = bound_seconds(bench, job.spec, clock)
+    timing = Clock()
+    clock = Clock(timing.runs)
+    known: dict[tuple[str, str], Forecast] = {}
     found = {}
     for task in tasks:
-        seconds, size = known[task.job.spec.layer, task.job.spec.attack]
-        found[task.job.key] = seconds + bounding[task.job.key], size
+        bench, spec = task.bench, task.job.spec
+        if (spec.layer, spec.attack) not in known:
+            (known[spec.layer, spec.attack],) = forecast(bench, [task.job], timing)
+        item = known[spec.layer, spec.attack]
+        fit = item.fit if clock.first(shared(bench, spec.layer, spec.attack, spec.attacker)) else 0.0
+        found[task.job.key] = fit + item.attack + bound_seconds(bench, spec, clock), item.bytes
     return found
 
 
-def _by_bench(tasks: Sequence[Task]) -> Iterator[tuple[Workbench, list[Job]]]:
-    grouped: dict[int, tuple[Workbench, list[Job]]] = {}
+def _rounds(tasks: Sequence[Task]) -> Iterator[tuple[Workbench, list[Job]]]:
+    """Yield what is run together. One process goes cut by cut: it keeps what attackers learn alike there.
+
+    Several processes keep nothing, and take all cells of a bench at once.
+    """
+    grouped: dict[tuple[str, int], tuple[Workbench, list[Job]]] = {}
     for task in tasks:
-        grouped.setdefault(id(task.bench), (task.bench, []))[1].append(task.job)
+        cut = task.job.spec.layer if task.bench.request.workers == 1 else ""
+        grouped.setdefault((cut, id(task.bench)), (task.bench, []))[1].append(task.job)
     yield from grouped.values()
