@@ -393,6 +393,16 @@ class Law(Protocol):
 
 
 @runtime_checkable
+class Telling(Protocol):
+    """A law of which a send shows what was drawn: `matched` is what is expected of a leak, given that.
+
+    None where it shows nothing.
+    """
+
+    def matched(self, clean: Leak, sent: Leak) -> Leak | None: ...
+
+
+@runtime_checkable
 class Defense(Protocol):
     """What is done to a leak before it is sent."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import seeding
 from ..inverses import sizes
 from ..priors import NaturalPrior
-from ..types import Images, Knowledge, Law, Leak, NotRunError, Prefix, Recovery, SeepageError, Shape, Status
+from ..types import Images, Knowledge, Law, Leak, NotRunError, Prefix, Recovery, SeepageError, Shape, Status, Telling
 
 GREY = 0.5
 _NOT_FINITE = Status("failed", "the leak holds NaN or infinity")
@@ -108,15 +108,18 @@ def ended(residual: Float[Tensor, "b"], solved: Sequence[Status], tolerance: flo
 class Target:
     """What a search aims at: a leak's features, each row in its own unit, and what would be sent for others.
 
-    `expected` is the law's mean of what is sent for some features, the features themselves where no law is known. The
-    unit is a row's norm. Under a law with a likelihood it is the deviation of the noise, and `prior` is minus twice the
-    log density of natural pictures (`priors.NaturalPrior`): residual and prior together are then minus twice the log of
-    the posterior, the noise taken to be Gaussian, and what is searched for is the likeliest picture.
+    `expected` takes features and a leak: the law's mean of what is sent for them, given what the leak shows of the
+    draw; the features themselves where no law is known. `guess` is the law's best guess at the undefended leak, where a
+    search starts. The unit is a row's norm. Under a law with a likelihood it is the deviation of the noise, and `prior`
+    is minus twice the log density of natural pictures (`priors.NaturalPrior`): residual and prior together are then
+    minus twice the log of the posterior, the noise taken to be Gaussian, and what is searched for is the likeliest
+    picture.
     """
 
     features: Float[Tensor, "b ..."]
     unit: Float[Tensor, "b 1"]
-    expected: Callable[[Tensor], Tensor]
+    expected: Callable[[Tensor, Tensor], Tensor]
+    guess: Float[Tensor, "b ..."]
     prior: Callable[[Tensor], Tensor] | None = None
 
     @staticmethod
@@ -125,22 +128,23 @@ class Target:
         if law is None:
             return Target.of_clean(features)
         sent = leak.with_features(features)
+        guess = law.estimate([sent]).features
 
-        def expected(clean: Tensor) -> Tensor:
-            found = law.expected(sent.with_features(clean))
+        def expected(clean: Tensor, shown: Tensor) -> Tensor:
+            found = told(law, sent.with_features(clean), sent.with_features(shown))
             return clean if found is None else found.features
 
         if law.log_likelihood(sent, sent) is None:
-            return Target(features, sizes(features), expected)
+            return Target(features, sizes(features), expected, guess)
         draws = seeding.generators(0, "law", seeding.row_hashes(features))
-        noise = law.sample(sent, draws).features - expected(features)
+        noise = law.sample(sent, draws).features - expected(features, features)
         deviation = sizes(noise) / math.sqrt(features[0].numel())
-        return Target(features, deviation, expected, NaturalPrior(image_shape).surprise)
+        return Target(features, deviation, expected, guess, NaturalPrior(image_shape).surprise)
 
     @staticmethod
     def of_clean(features: Float[Tensor, "b ..."]) -> Target:
         """Return what to search for where nothing was done to a leak, or nothing is known of it."""
-        return Target(features, sizes(features), _itself)
+        return Target(features, sizes(features), lambda clean, shown: clean, features)
 
     @property
     def z(self) -> tuple[Tensor, Tensor]:
@@ -149,19 +153,27 @@ class Target:
 
     def residual(self, prefix: Prefix) -> Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]:
         """Return x, z -> (what is expected of x - leak) / unit: one weight then suits every layer."""
-        return scaled(lambda x: self.expected(prefix(x)))
+
+        def residual(x: Tensor, z: tuple[Tensor, Tensor]) -> Tensor:
+            leak, unit = z
+            off: Tensor = self.expected(prefix(x), leak) - leak
+            return off.flatten(1) / unit
+
+        return residual
 
     def relative(self, residual: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         """Return a residual in units of the leak."""
         return residual * (self.unit / sizes(self.features))[:, 0].to(residual)
 
 
-def _itself(features: Tensor) -> Tensor:
-    return features
+def told(law: Law, clean: Leak, sent: Leak) -> Leak | None:
+    """Return what a law expects to be sent for a leak, given what a send shows of the draw; None where nothing."""
+    found = law.matched(clean, sent) if isinstance(law, Telling) else None
+    return law.expected(clean) if found is None else found
 
 
 def scaled(expected: Callable[[Tensor], Tensor]) -> Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]:
-    """Return x, (leak, size) -> (expected(x) - leak) / size: one weight then suits every layer."""
+    """Return x, (leak, size) -> (expected(x) - leak) / size."""
 
     def residual(x: Tensor, z: tuple[Tensor, Tensor]) -> Tensor:
         leak, size = z

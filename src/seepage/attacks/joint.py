@@ -278,7 +278,7 @@ class JointRecoverer(Recoverer):
     def _search(self, target: Target) -> tuple[Tensor, Solution, Tensor]:
         """Return pictures, how the last solver ended, and all passes."""
         attack, residual = self.attack, target.residual(self.prefix)
-        images = self._start(target.features)
+        images = self._start(target.guess)
         likeliest = target.prior is not None
         if self.descent is not None and not likeliest:
             images, found = _descended(self.descent, residual, images, target.z)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..attacks.inversion import told
 from ..types import Images, Law, Leak, Recovery, SplitModel
 
 
@@ -18,7 +19,7 @@ def residuals(split: SplitModel, leak: Leak, recovery: Recovery, law: Law | None
         return [None] * len(leak)
     again: Tensor = split.prefix(recovery.value.images.to(split.device))
     target = leak.features.to(again)
-    expected = None if law is None else law.expected(leak.with_features(again))
+    expected = None if law is None else told(law, leak.with_features(again), leak.with_features(target))
     again = again if expected is None else expected.features
     off = (again - target).flatten(1).norm(dim=1)
     size = target.flatten(1).norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)

@@ -60,6 +60,13 @@ class DropoutLaw:
         """Return the leak itself."""
         return clean
 
+    def matched(self, clean: Leak, sent: Leak) -> Leak:
+        """Return what is sent where the same numbers are dropped: which is in plain sight.
+
+        A number that was zero before is taken for dropped, and tells nothing.
+        """
+        return sent.with_features(clean.features * (sent.features != 0) / (1 - self.defense.rate))
+
     def estimate(self, sends: Sequence[Leak]) -> Leak:
         """Return every number that some send shows, and the mean leak's where none does."""
         stacked = torch.stack([send.features for send in sends])

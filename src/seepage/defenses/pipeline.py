@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import registry, seeding
-from ..types import Defense, Generators, Law, Leak, Noise, Secret, Shape
+from ..types import Defense, Generators, Law, Leak, Noise, Secret, Shape, Telling
 from .base import BuiltIn, DefenseError, Payload, Weighed
 from .mask import Mask
 
@@ -155,6 +155,13 @@ class PipelineLaw:
                 return None
             drew = drew or _randomised(stage)
         return found
+
+    def matched(self, clean: Leak, sent: Leak) -> Leak | None:
+        """Return what is expected given what the last stage shows of its draw; None where it shows nothing."""
+        *before, last = self.pipeline.stages
+        law = last.law()
+        found = PipelineLaw(Pipeline(tuple(before))).expected(clean) if isinstance(law, Telling) else None
+        return law.matched(found, sent) if found is not None and isinstance(law, Telling) else None
 
     def estimate(self, sends: Sequence[Leak]) -> Leak:
         """Return the best guess at the clean leak, stage by stage from the last."""

@@ -104,6 +104,10 @@ class DropLaw:
         tokens, _ = _tokens(clean, "token-drop")
         return applied(clean, self.defense, clean.features * self.defense.chance(tokens).to(clean.features))
 
+    def matched(self, clean: Leak, sent: Leak) -> Leak:
+        """Return what is sent where the same tokens are missing: which is in plain sight."""
+        return sent.with_features(clean.features * (sent.features != 0).any(2, keepdim=True))
+
     def estimate(self, sends: Sequence[Leak]) -> Leak:
         """Return every token that some send shows, mean tokens in the other places."""
         stacked = torch.stack([send.features for send in sends])
