@@ -342,6 +342,13 @@ def test_a_strength_that_makes_no_sense_is_refused(text: str, said: str) -> None
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", registry.names("defense"))
+def test_who_holds_what_undoes_a_defense_is_named_where_something_is_kept(name: str) -> None:
+    defense = registry.build("defense", name)
+    assert (defense.holder != "nobody") == defense.keeps_secret
+    assert ("provider" not in defense.protects_from) == defense.keeps_secret, "whoever undoes it is not kept out"
+
+
 def test_what_cannot_serve_says_what_can() -> None:
     for text in ("token-drop", "token-shuffle"):
         with pytest.raises(DefenseError, match=r"tokens, width.*dropout"):

@@ -131,7 +131,7 @@ class TokenShuffle(BuiltIn):
 
     mean: Tensor | None = field(default=None, init=False, repr=False, compare=False)
 
-    holder: ClassVar[str] = "client"
+    holder: ClassVar[str] = "nobody"
     protects_from: ClassVar[tuple[str, ...]] = EVERYONE
     randomised: ClassVar[bool] = True
     affine: ClassVar[bool] = True
