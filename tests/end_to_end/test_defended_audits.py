@@ -197,6 +197,24 @@ def test_what_is_sent_and_what_is_kept_are_two_files(victim: str, folder: Path, 
     assert (code, "keeps no secret" in err) == (2, True)
 
 
+def test_noise_is_taken_from_its_own_leak_alone(victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:
+    leaking = ("leak", victim, folder, "--layer", "wide", "--defense", "noise-shift")
+    for seed in (0, 1):
+        files = ("-o", tmp_path / f"sent{seed}.safetensors", "--secret", tmp_path / f"kept{seed}.safetensors")
+        assert seepage(*leaking, *files, "--seed", seed)[0] == 0
+    back = tmp_path / "back.safetensors"
+    code, _, err = seepage(
+        "restore", tmp_path / "sent0.safetensors", "--secret", tmp_path / "kept1.safetensors", "-o", back
+    )
+    assert (code, "another leak" in err, err.count("\n")) == (2, True, 1)
+    assert not back.exists()
+    for seed in (0, 1):
+        files = (tmp_path / f"sent{seed}.safetensors", "--secret", tmp_path / f"kept{seed}.safetensors")
+        assert seepage("restore", *files, "-o", tmp_path / f"back{seed}.safetensors")[0] == 0
+    found = [api.read_leak(tmp_path / f"back{seed}.safetensors").features for seed in (0, 1)]
+    assert torch.allclose(found[0], found[1], atol=1e-5)
+
+
 def test_a_dump_is_attacked_by_what_it_carries(victim: str, folder: Path, tmp_path: Path, seepage: Run) -> None:
     sent = tmp_path / "sent.safetensors"
     noise = ("--defense", "gaussian:sigma=0.2")
@@ -262,12 +280,66 @@ class Shrinking(Rounding):
         return leak.with_features(leak.features[..., :8]), None
 
 
+class Silent(Lawless):
+    def law(self) -> None:
+        return None
+
+
+class HalfSteps(Steps):
+    def estimate(self, sends: Sequence[Leak]) -> Leak:
+        return sends[0].with_features(sends[0].features.repeat_interleave(2, dim=-1))
+
+
+class Halving(Lawless):
+    """Sends every other column and guesses the rest."""
+
+    def protect(self, leak: Leak, generators: Generators) -> tuple[Leak, None]:
+        return leak.with_features(leak.features[..., ::2]), None
+
+    def restore(self, leak: Leak, secret: object) -> Leak:
+        return leak.with_features(leak.features.repeat_interleave(2, dim=-1))
+
+    def law(self) -> HalfSteps:
+        return HalfSteps()
+
+
 @pytest.fixture
 def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Defenses of somebody's own, for one test."""
     api.registry.names("defense")
-    for name, component in (("lawless", Lawless), ("rounding", Rounding), ("shrinking", Shrinking)):
+    for name, component in (
+        ("lawless", Lawless),
+        ("rounding", Rounding),
+        ("shrinking", Shrinking),
+        ("silent", Silent),
+        ("halving", Halving),
+    ):
         monkeypatch.setitem(api.registry._components["defense"], name, component)
+
+
+@pytest.mark.usefixtures("plugins")
+def test_a_defense_whose_law_is_none_is_refused_by_name(
+    victim: str, folder: Path, tmp_path: Path, seepage: Run
+) -> None:
+    code, _, err = seepage(
+        "audit", victim, folder, "--layer", "mix", *RMLE, "--defense", "silent", "-o", tmp_path / "o"
+    )
+    assert (code, "'silent'" in err, "no attacker who knows it" in err, err.count("\n")) == (2, True, True, 1)
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.usefixtures("plugins")
+def test_what_is_sent_in_another_shape_is_read_by_who_estimates_the_leak(
+    victim: str, folder: Path, tmp_path: Path, seepage: Run
+) -> None:
+    asked = ("audit", victim, folder, "--layer", "mix", *RMLE, "--defense", "halving", "-o", tmp_path / "o")
+    code, _, err = seepage(*asked)
+    assert code == 0, err
+    status = {mode: (cell.status, cell.message) for (mode, _), cell in cells(tmp_path / "o").items()}
+    assert status["none"][0] == status["aware:estimate"][0] == "done"
+    for mode in ("naive", "aware:likelihood"):
+        assert status[mode][0] == "not_run"
+        assert "(3, 16, 8), the leak (3, 16, 16)" in status[mode][1]
 
 
 @pytest.mark.usefixtures("plugins")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .. import data, pictures, registry, seeding, victims, wire
 from ..data.features import open_leak, read_header, read_leak
-from ..defenses import Pipeline, pipeline, read_secret, spend_secret, write_secret
+from ..defenses import Pipeline, digests, pipeline, read_secret, spend_secret, write_secret
 from ..files import replacing, require_writable
 from ..schema import Cost, RecoveredRow, RecoveryRecord
 from ..types import Attack, Captions, Images, Knowledge, Labels, Law, Leak, Recoverer, Secret, SeepageError, SplitModel
@@ -41,7 +41,7 @@ def dump(
     split = bench.split(bench.layers[0])
     bench.require_a_picture()
     defense, sends = _defense(bench, split, secret), bench.request.sends
-    written, failed, kept = 0, list[str](), list[Secret]()
+    written, failed, kept, rows = 0, list[str](), list[Secret](), list[bytes]()
     names = [entry.id for entry in bench.source.entries for _ in range(sends)]
     with data.writing_leak(path, len(names) if bench.request.redact else names) as writer:
         for batch in data.batches(bench.source, split.load, _BATCH):
@@ -53,10 +53,11 @@ def dump(
                     leak, own = sent(bench, split, defense, image, bench.hashes[index], turn)
                     writer.append(dataclasses.replace(leak, ids=None if bench.request.redact else (name,)))
                     kept += [] if own is None else [own]
+                    rows += [] if own is None else digests(leak)
                     written += 1
             advance((written / sends + len(failed)) / len(bench.source))
         if secret is not None:
-            write_secret(kept, secret)
+            write_secret(kept, secret, rows)
     return written, failed
 
 
@@ -77,7 +78,8 @@ def restore_file(path: Path, secret: Path, target: Path) -> int:
     Raises:
         SeepageError: the leak or the secret cannot be read, do not belong together, or the secret was used.
     """
-    leak, kept = read_leak(path), read_secret(secret)
+    leak = read_leak(path)
+    kept = read_secret(secret, leak)
     defense = pipeline(leak.header.defenses)
     if not defense.keeps_secret:
         carried = " + ".join(leak.header.defenses) or "no defense"

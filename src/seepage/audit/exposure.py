@@ -87,7 +87,7 @@ class Exposure:
             NotRunError: the defense, its law or the attack does not let this attacker be.
         """
         reason = self._law_is_silent() if self.attacker == LIKELIHOOD else ""
-        reason = reason or pairing(attack, name, self.attacker)
+        reason = reason or pairing(attack, name, self.attacker) or self._misshapen()
         if self.attacker == REPEATED and not self._draws():
             reason = "nothing is drawn: every send of a picture is the same, and several say no more than one"
         elif self.attacker == REPEATED and self.sends == 1:
@@ -118,6 +118,18 @@ class Exposure:
         if law.expected(grey) is not None:
             return ""
         return "what is sent does not depend on the leak: without the secret the law of these defenses tells nothing"
+
+    def _misshapen(self) -> str:
+        """Why what is sent cannot be taken for a leak; empty where it can, or is estimated or learned from."""
+        defense = self.defense
+        if defense is None or self.attacker not in (NAIVE, LIKELIHOOD):
+            return ""
+        grey = torch.full(self.split.image_shape, _GREY)
+        given, clean = sent(self.bench, self.split, defense, grey, "grey", 0)[0], _grey(self.split)
+        if given.features.shape == clean.features.shape:
+            return ""
+        shapes = f"{tuple(given.features.shape[1:])}, the leak {tuple(clean.features.shape[1:])}"
+        return f"what is sent has shape {shapes}: only who estimates the leak, or learns from what is sent, can read it"
 
     def _row(self, defense: Pipeline, index: int, image: Tensor) -> tuple[Leak, bool]:
         times = self.sends if self.attacker == REPEATED else 1

@@ -1,7 +1,7 @@
 """Defenses: what is done to a leak before it is sent, undone by whoever holds its secret, and known by its law."""
 
 from .base import DefenseError, Payload, SecretError
-from .keeping import read_secret, spend_secret, write_secret
+from .keeping import digests, read_secret, spend_secret, write_secret
 from .pipeline import Pipeline, pipeline
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Payload",
     "Pipeline",
     "SecretError",
+    "digests",
     "pipeline",
     "read_secret",
     "spend_secret",
