@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,8 +14,8 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
 from seepage import registry, seeding
-from seepage.defenses import DefenseError, Payload, SecretError, pipeline
-from seepage.types import Defense, Law, Leak, LeakHeader, Noise
+from seepage.defenses import DefenseError, Payload, Pipeline, SecretError, pipeline
+from seepage.types import Defense, Generators, Law, Leak, LeakHeader, Noise, Secret
 from seepage.wire import decode, encode
 
 MAPS, TOKENS = (6, 4, 4), (10, 5)
@@ -313,9 +316,119 @@ def test_what_draws_and_then_bends_is_averaged_over_draws() -> None:
 def test_what_is_sent_weighs_with_what_carries_its_secret(text: str, shape: tuple[int, ...], weight: int) -> None:
     numbers = math.prod(shape)
     assert pipeline([text]).payload(Payload(numbers, 32), shape).bytes == weight
-    if text == "quantize:bits=2":
-        both = pipeline(["project:keep=0.5", text]).payload(Payload(numbers, 32), shape)
-        assert both.bytes == 48 * 2 // 8 + 8
+
+
+# 16,384 numbers: 65,536 bytes of float32. A tenth of 64 channels is 7 of them, a tenth of the numbers 1,639.
+LARGE, MANY_TOKENS = (64, 16, 16), (65, 64)
+
+
+@pytest.mark.parametrize(
+    ("texts", "weight"),
+    [
+        ("quantize:bits=1 mask", 65_536 + 32),
+        ("quantize:bits=4 gaussian", 65_536),
+        ("prune:keep=0.1 gaussian", 65_536),
+        ("prune:keep=0.1 uniform", 65_536),
+        ("project:keep=0.1 laplace", 65_536),
+        ("quantize:bits=4 noise-shift", 65_536 + 65_536),
+        ("noise-shift quantize:bits=4", 8_192 + 8 + 65_536),
+        ("noise-shift gaussian", 65_536 + 65_536),
+        ("gaussian quantize:bits=4", 8_192 + 8),
+        ("quantize:bits=4 gaussian quantize:bits=2", 4_096 + 8),
+        ("quantize:bits=2 quantize:bits=8", 4_096 + 8),
+        ("quantize:bits=4 clip", 8_192 + 8),
+        ("quantize:bits=4 clip:by=value", 8_192 + 8),
+        ("quantize:bits=1 dropout", 2_048 + 8 + 2_048),
+        ("dropout quantize:bits=1", 2_048 + 8),
+        ("prune:keep=0.1", 1_639 * 4 + 2_048),
+        ("prune:keep=0.1 prune:keep=0.1", 1_639 * 4 + 2_048),
+        ("prune:keep=0.1 quantize:bits=4", 820 + 2_048 + 8),
+        ("quantize:bits=4 prune:keep=0.1", 820 + 2_048 + 8),
+        ("prune:keep=0.1,by=channel quantize:bits=4", 7 * 256 // 2 + 8),
+        ("prune:keep=0.5,by=channel prune:keep=0.1", 1_639 * 4 + 2_048),
+        ("quantize:bits=4 project:keep=0.1", 7 * 256 * 4),
+        ("prune:keep=0.1 project:keep=0.1", 7 * 256 * 4),
+        ("project:keep=0.1 project:keep=0.5", 7 * 256 * 4),
+        ("project:keep=0.1 clip", 7 * 256 * 4),
+        ("project:keep=0.1 clip:by=value", 65_536),
+        ("project:keep=0.1 dropout", 65_536),
+        ("project:keep=0.1 quantize:bits=4", 8_192 + 8),
+        ("project:keep=0.1 prune:keep=0.1", 1_639 * 4 + 2_048),
+        ("project:keep=0.1 prune:keep=0.5,by=channel", 32_768),
+    ],
+)
+def test_a_later_stage_undoes_what_an_earlier_one_saves(texts: str, weight: int) -> None:
+    assert pipeline(texts.split()).payload(Payload(16_384, 32), LARGE).bytes == weight
+
+
+@pytest.mark.parametrize(
+    ("texts", "weight"),
+    [
+        # One token has no place; of the other 64 half are sent, and 9 bytes say which.
+        ("token-drop", 33 * 64 * 4 + 9),
+        ("token-drop mask", 65 * 64 * 4 + 32),
+        ("token-drop quantize:bits=2", 33 * 64 // 4 + 9 + 8),
+        ("token-drop prune:keep=0.25,by=channel", 33 * 16 * 4 + 9),
+        ("prune:keep=0.25,by=channel token-drop", 33 * 16 * 4 + 9),
+        ("project:keep=0.25 token-drop", 33 * 64 * 4 + 9),
+        ("project:keep=0.25 token-shuffle", 65 * 16 * 4),
+        ("quantize:bits=2 token-shuffle", 65 * 64 // 4 + 8),
+    ],
+)
+def test_tokens_that_are_left_out_stay_left_out(texts: str, weight: int) -> None:
+    assert pipeline(texts.split()).payload(Payload(65 * 64, 32), MANY_TOKENS).bytes == weight
+
+
+def test_the_scale_of_the_wire_stays_and_what_does_not_say_what_it_weighs_fills() -> None:
+    eight = Payload(16_384, 8).beside(4)
+    assert pipeline(["quantize:bits=4"]).payload(eight, LARGE).bytes == 8_192 + 8 + 4
+    assert pipeline(["quantize:bits=4", "gaussian"]).payload(eight, LARGE).bytes == 16_384 + 4
+    silent = Pipeline((*pipeline(["prune:keep=0.1"]).stages, Silent()))
+    assert silent.payload(Payload(16_384, 32), LARGE).bytes == 65_536
+
+
+class Silent:
+    """The least that a plug-in is: it does nothing, and says nothing of what it weighs."""
+
+    holder: ClassVar[str] = "nobody"
+    protects_from: ClassVar[tuple[str, ...]] = ()
+
+    def fit(self, leaks: Iterator[Leak]) -> Defense:
+        return self
+
+    def protect(self, leak: Leak, generators: Generators) -> tuple[Leak, Secret | None]:
+        return leak, None
+
+    def restore(self, leak: Leak, secret: Secret | None) -> Leak:
+        return leak
+
+    def law(self) -> Law:
+        return registry.build("defense", "clip").law()
+
+
+SAVING = ("clip:limit=0.5", "clip:limit=0.3,by=value", "quantize:bits=2", "prune:keep=0.4", "prune:keep=0.3,by=channel",
+          "project:keep=0.3", "project:keep=0.4,onto=random", "gaussian:sigma=0.1", "dropout:rate=0.2")  # fmt: skip
+
+
+@pytest.mark.parametrize("texts", [pair for pair in itertools.product(SAVING, repeat=2) if pair[0] != pair[1]])
+def test_what_is_said_to_be_saved_is_not_in_what_is_sent(texts: tuple[str, str]) -> None:
+    defense = pipeline(texts).fit(iter([leak(60, seed=5), leak(60, seed=6)]))
+    weighed = defense.payload(Payload(96, 32), MAPS)
+    sent = defense.protect(leak(20), draws(20))[0].features
+    saved = weighed.saving
+    if saved.subspace:
+        places = sent[:1].movedim(1, 3).flatten(0, 2).double()
+        singular = torch.linalg.svdvals(places - places.mean(0))
+        assert (singular > 1e-4 * singular[0]).sum() <= math.ceil(saved.channels * 6)
+    else:
+        # Rounding makes of zeros the level that is nearest to zero.
+        flat = sent.flatten(1)
+        known = flat.gather(1, flat.abs().argmin(1, keepdim=True))
+        assert ((flat - known).abs() > 1e-4).sum(1).max() <= math.ceil(96 * min(saved.channels, saved.numbers))
+    if weighed.rounded:
+        levels = [int((row[row != 0].sort().values.diff() > 1e-3).sum()) + 1 for row in sent]
+        zero = 0 if saved.marks or saved.channels < 1 else int((sent == 0).any())
+        assert max(levels) + zero <= 2**saved.bits
 
 
 @pytest.mark.parametrize(

@@ -31,25 +31,94 @@ class SecretError(SeepageError):
 
 
 @dataclass(frozen=True)
+class Saving:
+    """What of a payload need not travel, and the bytes that its reader needs instead: gone once the payload is filled.
+
+    `tokens`, `channels` and `numbers` are the shares of each that are not known to be zero, `marks` the bytes that say
+    which; `bits` is what tells a number's level and `ranges` the bytes that say where the levels lie. In a `subspace`
+    the share `channels` is of directions.
+    """
+
+    tokens: float = 1.0
+    channels: float = 1.0
+    numbers: float = 1.0
+    marks: int = 0
+    bits: float = math.inf
+    ranges: int = 0
+    subspace: bool = False
+
+
+@dataclass(frozen=True)
 class Payload:
-    """What one picture weighs on the wire: so many numbers of so many bits, and bytes beside them."""
+    """What one picture weighs on the wire: whole, so many numbers of so many bits; less what is saved of that.
+
+    `extra` bytes travel beside it whatever is done to the numbers: what carries secrets, the wire's scale. A defense
+    says what it does to the numbers by one of the methods; shares are between 0 and 1, counts are in bytes.
+    """
 
     numbers: float
     bits: float
     extra: int = 0
+    saving: Saving = Saving()
 
     @property
     def bytes(self) -> int:
         """The sum, rounded up."""
-        return math.ceil(self.numbers * self.bits / 8) + self.extra
+        saved = self.saving
+        # What is largest may lie in the tokens and channels that are sent, all of it.
+        share = min(saved.tokens * saved.channels, saved.numbers)
+        # Rounded first, because a count over a total times the total may be a little more than the count.
+        sent = round(self.numbers * share * min(self.bits, saved.bits) / 8, 6)
+        return math.ceil(sent) + saved.marks + saved.ranges + self.extra
 
-    def keeping(self, share: float) -> Payload:
-        """Return the payload with this share of its numbers."""
-        return dataclasses.replace(self, numbers=self.numbers * share)
+    @property
+    def rounded(self) -> bool:
+        """Whether numbers travel as levels."""
+        return self.saving.bits < self.bits
+
+    def filled(self) -> Payload:
+        """Return the whole payload, since any number may be anything now; what carries secrets stays."""
+        return Payload(self.numbers, self.bits, self.extra)
+
+    def entrywise(self) -> Payload:
+        """Return what is left of it after numbers change each by itself, zeros staying zeros: all but a subspace."""
+        return self.filled() if self.saving.subspace else self
+
+    def projected(self, share: float) -> Payload:
+        """Return as many real numbers as this share of directions has in every place."""
+        before = self.saving.channels if self.saving.subspace else 1.0
+        return dataclasses.replace(self.filled(), saving=Saving(channels=min(before, share), subspace=True))
+
+    def keeping(self, share: float, marks: int) -> Payload:
+        """Return the payload with zeros but for this share of all numbers, and the bytes that say which."""
+        left = self.entrywise().marked(marks)
+        return left._saving(numbers=min(left.saving.numbers, share))
+
+    def keeping_channels(self, share: float) -> Payload:
+        """Return the payload with zeros but for this share of channels, which their reader knows."""
+        left = self.entrywise()
+        return left._saving(channels=min(left.saving.channels, share))
+
+    def keeping_tokens(self, share: float, marks: int) -> Payload:
+        """Return the payload with zeros but for this share of tokens, drawn by chance, and the bytes that say which."""
+        left = self.entrywise().marked(marks)
+        return left._saving(tokens=left.saving.tokens * share)
+
+    def rounding(self, bits: float, ranges: int) -> Payload:
+        """Return the payload with levels of so many bits for numbers, and the bytes that say where these lie."""
+        left = self.entrywise()
+        return left._saving(bits=min(left.saving.bits, bits), ranges=ranges)
+
+    def marked(self, count: int) -> Payload:
+        """Return the payload with so many bytes to say which numbers are zero: the finest such map says it all."""
+        return self._saving(marks=max(self.saving.marks, count))
 
     def beside(self, count: int) -> Payload:
-        """Return the payload with so many bytes more."""
+        """Return the payload with so many bytes more, whatever is done to its numbers later."""
         return dataclasses.replace(self, extra=self.extra + count)
+
+    def _saving(self, **changes: float) -> Payload:
+        return dataclasses.replace(self, saving=dataclasses.replace(self.saving, **changes))  # type: ignore[arg-type]
 
 
 @runtime_checkable
@@ -89,8 +158,8 @@ class BuiltIn(ABC):
         """Return what an aware attacker may know."""
 
     def payload(self, payload: Payload, shape: Shape) -> Payload:
-        """Return what a row of this shape weighs after the defense: as before."""
-        return payload
+        """Return what a row of this shape weighs after the defense: all of it, since any number may have changed."""
+        return payload.filled()
 
     def noise(self) -> Noise | None:
         """Return the law of the noise that stays on every number; None where the defense is something else."""

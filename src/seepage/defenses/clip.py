@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..registry import register
 from ..types import Leak, Shape
-from .base import DefenseError, by_row, learned, require_positive
+from .base import DefenseError, Payload, by_row, learned, require_positive
 from .moments import rows_of
 from .transform import Transform
 
@@ -72,6 +72,10 @@ class Clip(Transform):
         norm = features.flatten(1).norm(dim=1)
         length = (max(self.usual, self.most) / norm).where(norm >= _ON_THE_LIMIT * self.most, 1.0)
         return features * by_row(length, features)
+
+    def payload(self, payload: Payload, shape: Shape) -> Payload:
+        """Return what was there: zeros stay, there are no more levels, and a row that is scaled stays in a subspace."""
+        return payload.entrywise() if self.by == "value" else payload
 
     def norm_bound(self, shape: Shape) -> float:
         """Return the largest Euclidean norm that a row of this shape can have afterwards."""

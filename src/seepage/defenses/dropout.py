@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..registry import register
-from ..types import Generators, Law, Leak, Secret
-from .base import EVERYONE, BuiltIn, applied, drawn, learned
+from ..types import Generators, Law, Leak, Secret, Shape
+from .base import EVERYONE, BuiltIn, Payload, applied, drawn, learned
 from .moments import rows_of
 
 
@@ -44,6 +45,11 @@ class Dropout(BuiltIn):
     def law(self) -> Law:
         """Return the chance."""
         return DropoutLaw(self)
+
+    def payload(self, payload: Payload, shape: Shape) -> Payload:
+        """Return as many numbers and, where zero is none of their levels, a bit a number to say which are dropped."""
+        left = payload.entrywise()
+        return left.marked(math.ceil(math.prod(shape) / 8)) if left.rounded else left
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import secrets
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from .base import EAVESDROPPER, STORAGE, BuiltIn, DefenseError, Payload, SecretE
 
 _KEY, _DIGEST = "key", "digest"
 _KEY_BYTES, _NONCE_BYTES = 32, 12
+_BITS = 32
 
 
 @register("defense", "mask")
@@ -76,8 +78,8 @@ class Mask(BuiltIn):
         return MaskLaw(self)
 
     def payload(self, payload: Payload, shape: Shape) -> Payload:
-        """Return the leak and the key that the next stage needs."""
-        return payload.beside(_KEY_BYTES)
+        """Return 32 bits for every number, whatever was saved before, and the key that the next stage needs."""
+        return dataclasses.replace(payload.filled(), bits=_BITS).beside(_KEY_BYTES)
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,3 @@ def _digest(row: Int32[Tensor, "..."]) -> bytes:
 
 def _table(rows: Sequence[bytes]) -> Tensor:
     return torch.tensor([list(row) for row in rows], dtype=torch.uint8)
-
-
-def _uniform(shape: Shape, generator: torch.Generator) -> Int32[Tensor, "..."]:
-    return torch.randint(-(2**31), 2**31, shape, generator=generator, dtype=torch.int32)

@@ -120,9 +120,12 @@ class Pipeline:
         return PipelineLaw(self)
 
     def payload(self, payload: Payload, shape: Shape) -> Payload:
-        """Return what a row weighs after all stages, what carries their secrets included."""
+        """Return what a row weighs after all stages, what carries their secrets included.
+
+        A stage that does not say is taken to undo what those before it save.
+        """
         for stage in self.stages:
-            payload = stage.payload(payload, shape) if isinstance(stage, Weighed) else payload
+            payload = stage.payload(payload, shape) if isinstance(stage, Weighed) else payload.filled()
         return payload
 
     def noise(self) -> Noise | None:

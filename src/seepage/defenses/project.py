@@ -73,9 +73,9 @@ class Project(Transform):
         return leak.with_features(self.lift(leak.features))
 
     def payload(self, payload: Payload, shape: Shape) -> Payload:
-        """Return a number a direction and place."""
+        """Return a number a direction and place, whatever was saved before."""
         count = shape[channel_axis(shape)]
-        return payload.keeping(self._count(count) / count)
+        return payload.projected(self._count(count) / count)
 
     def _count(self, channels: int) -> int:
         return max(1, math.ceil(self.keep * channels))

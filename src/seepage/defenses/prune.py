@@ -64,9 +64,11 @@ class Prune(Transform):
 
     def payload(self, payload: Payload, shape: Shape) -> Payload:
         """Return the numbers kept and, where that is not the same for all rows, a bit a number to say which."""
-        count = shape[channel_axis(shape)] if self.by == "channel" else math.prod(shape)
-        left = payload.keeping(self._count(count) / count)
-        return left if self.by == "channel" else left.beside(math.ceil(count / 8))
+        if self.by == "channel":
+            channels = shape[channel_axis(shape)]
+            return payload.keeping_channels(self._count(channels) / channels)
+        count = math.prod(shape)
+        return payload.keeping(self._count(count) / count, math.ceil(count / 8))
 
     def _count(self, total: int) -> int:
         return max(1, math.ceil(self.keep * total))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,4 +37,4 @@ class Quantize(Transform):
 
     def payload(self, payload: Payload, shape: Shape) -> Payload:
         """Return `bits` a number and the row's range."""
-        return dataclasses.replace(payload.beside(_RANGE_BYTES), bits=min(payload.bits, self.bits))
+        return payload.rounding(self.bits, _RANGE_BYTES)

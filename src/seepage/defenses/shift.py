@@ -76,7 +76,7 @@ class NoiseShift(BuiltIn):
 
     def payload(self, payload: Payload, shape: Shape) -> Payload:
         """Return the leak and, for the next stage, as many floats of noise."""
-        return payload.beside(4 * torch.Size(shape).numel())
+        return payload.filled().beside(4 * torch.Size(shape).numel())
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class TokenDrop(BuiltIn):
     def payload(self, payload: Payload, shape: Shape) -> Payload:
         """Return the tokens that are sent and a bit a token to say which."""
         tokens, lead = shape[0], _leading(shape[0])
-        return payload.keeping((lead + self._count(tokens - lead)) / tokens).beside(math.ceil(tokens / 8))
+        return payload.keeping_tokens((lead + self._count(tokens - lead)) / tokens, math.ceil(tokens / 8))
 
     def chance(self, tokens: int) -> Float[Tensor, "t 1"]:
         """Return each token's chance to be sent."""
@@ -156,6 +156,10 @@ class TokenShuffle(BuiltIn):
     def law(self) -> Law:
         """Return that every order is as likely as any other."""
         return ShuffleLaw(self)
+
+    def payload(self, payload: Payload, shape: Shape) -> Payload:
+        """Return what was there: in another order nothing weighs more."""
+        return payload
 
 
 @dataclass(frozen=True)
