@@ -69,6 +69,34 @@ def test_recovery_without_a_finite_perfect_value_or_controls() -> None:
     assert with_recovery(stats, [1.0, 2.0], {"c": [3.0, 3.0]}, perfect=3.0) == stats
 
 
+def test_recovery_ends_at_the_ceiling_where_no_value_is_perfect() -> None:
+    draws = np.random.default_rng(0)
+    control = draws.uniform(0.0, 0.2, size=60)
+    ceiling = control + draws.uniform(0.5, 1.0, size=60)
+    values = (0.75 * control + 0.25 * ceiling).tolist()
+    found = with_recovery(
+        describe(values, higher_leaks=True), values, {"c": control.tolist()}, perfect=ceiling.tolist()
+    )
+    for share in (found.recovery, found.recovery_low, found.recovery_high):
+        assert share == pytest.approx(0.25)
+    lower = with_recovery(
+        describe((1 - np.array(values)).tolist(), higher_leaks=False),
+        (1 - np.array(values)).tolist(),
+        {"c": (1 - control).tolist()},
+        perfect=(1 - ceiling).tolist(),
+        higher_leaks=False,
+    )
+    assert lower.recovery == pytest.approx(0.25)
+
+
+def test_a_ceiling_that_is_not_above_the_control_measures_nothing() -> None:
+    draws = np.random.default_rng(0)
+    control, values = draws.uniform(size=30).tolist(), draws.uniform(size=30).tolist()
+    stats = describe(values, higher_leaks=True)
+    for ceiling in (draws.uniform(size=30).tolist(), (np.array(control) - 1).tolist()):
+        assert with_recovery(stats, values, {"c": control}, perfect=ceiling) == stats
+
+
 def test_many_samples_need_little_memory() -> None:
     values = np.random.default_rng(0).uniform(size=60_000)
     found = describe(values.tolist(), higher_leaks=True)

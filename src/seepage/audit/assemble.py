@@ -144,7 +144,10 @@ def _summarise(
         nulls = _control_values(having, name)
         stats = describe(values, higher_leaks=metric.higher_means_more_leakage, n_failed=n_failed)
         against = {control: scores for control, scores in nulls.items() if control not in CEILINGS}
-        summary[name] = with_recovery(stats, values, against, perfect=metric.perfect)
+        ceilings = [nulls[ceiling] for ceiling in CEILINGS if len(nulls.get(ceiling, ())) == len(values)]
+        truth = metric.perfect if metric.perfect is not None or not ceilings else ceilings[0]
+        higher = metric.higher_means_more_leakage
+        summary[name] = with_recovery(stats, values, against, perfect=truth, higher_leaks=higher)
         summary[name] = summary[name].model_copy(update={"corpus": _corpus(bench, having, metric)})
         for control, scores in nulls.items():
             controls.setdefault(control, {})[name] = describe(scores, higher_leaks=metric.higher_means_more_leakage)

@@ -51,24 +51,30 @@ def with_recovery(
     values: Sequence[float],
     controls: Mapping[str, Sequence[float]],
     *,
-    perfect: float | None,
+    perfect: float | Sequence[float] | None,
+    higher_leaks: bool = True,
 ) -> Stats:
     """Add how far the values lie from the strongest null control (0) towards the truth (1), with a paired interval.
 
-    The strongest control is the one whose mean is nearest to `perfect`. Values and controls are of the same samples in
-    the same order. Nothing is added where the metric has no finite perfect value or no control has a value.
+    `perfect` is what the truth scores: one value, or, of a metric that has none, what each sample's ceiling scores. The
+    strongest control is the one whose mean is nearest to it. Values, controls and ceilings are of the same samples in
+    the same order. Nothing is added where there is no finite perfect value or no control, or where some resample has
+    ceilings that say no more than the control, by `higher_leaks`.
     """
     pairs = {name: np.asarray(c, dtype=np.float64) for name, c in controls.items() if len(c) == len(values)}
     if perfect is None or not pairs:
         return stats
     array = np.asarray(values, dtype=np.float64)
-    null = min(pairs.values(), key=lambda control: _gap(float(control.mean()), perfect))
-    denominator = perfect - null.mean()
+    truth = np.broadcast_to(np.asarray(perfect, dtype=np.float64), array.shape)
+    null = min(pairs.values(), key=lambda control: _gap(float(control.mean()), float(truth.mean())))
+    denominator = truth.mean() - null.mean()
     if not np.isfinite(denominator) or denominator == 0:
         return stats
-    means = _resampled_means(array, null)
+    means = _resampled_means(array, null, truth)
+    if np.ndim(perfect) and not ((means[2] > means[1]) if higher_leaks else (means[2] < means[1])).all():
+        return stats
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = (means[0] - means[1]) / (perfect - means[1])
+        share = (means[0] - means[1]) / (means[2] - means[1])
     low, high = _interval(share)
     recovery = float((array.mean() - null.mean()) / denominator)
     return stats.model_copy(update={"recovery": recovery, "recovery_low": low, "recovery_high": high})
