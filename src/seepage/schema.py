@@ -108,7 +108,8 @@ class Stats(Record):
 
     `worst` is the mean of the most-leaking decile (at least one sample), `ci_low, ci_high` the 95 % bootstrap interval
     of the mean, `recovery` 0 at the strongest null control and 1 at the truth, or at the ceiling where no value is
-    perfect, with its own interval, `corpus` the value where it is not the mean. `n` counts the samples that have a value, `n_failed` those that failed.
+    perfect, with its own interval, `corpus` the value where it is not the mean. `n` counts the samples that have a
+    value, `n_failed` those that failed.
     """
 
     mean: float

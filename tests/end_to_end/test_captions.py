@@ -154,6 +154,24 @@ def test_captions_are_scored_beside_controls_and_ceiling(
     assert cell.summary["rouge_l"].recovery is not None
 
 
+def test_where_no_caption_is_perfect_recovery_runs_to_the_person(victim: str, tmp_path: Path, seepage: Run) -> None:
+    root = tmp_path / "colours"
+    root.mkdir()
+    lines = []
+    for index, colour in enumerate(COLOURS * 5):
+        shade = tuple(250 - 3 * index if name == colour else 0 for name in COLOURS)
+        Image.new("RGB", (16, 16), shade).save(root / f"{index:02}.png")
+        texts = [f"one {colour} dog stands", f"one {colour} dog", f"there stands one {colour} dog"]
+        lines.append(json.dumps({"file_name": f"{index:02}.png", "captions": texts}))
+    (root / "metadata.jsonl").write_text("\n".join(lines))
+    cell = audit(seepage, victim, root, tmp_path / "o")
+    stats, person = cell.summary["cider:least=3"], cell.ceilings["human"]["cider:least=3"]
+    control = max(known["cider:least=3"].mean for known in cell.controls.values())
+    assert control < stats.mean < person.mean
+    assert stats.recovery == pytest.approx((stats.mean - control) / (person.mean - control))
+    assert 0 < stats.recovery_low <= stats.recovery <= stats.recovery_high < 1
+
+
 def test_a_person_is_the_ceiling(victim: str, pictures: Path, tmp_path: Path, seepage: Run) -> None:
     cell = audit(seepage, victim, pictures, tmp_path / "o")
     others = Pictures(
