@@ -86,6 +86,11 @@ class Pipeline:
 
         for place, stage in enumerate(self.stages):
             fitted.append(stage.fit(reaching(place)))
+            if not isinstance(fitted[-1].law(), Law):
+                raise DefenseError(
+                    f"defense {registry.name_of('defense', stage)!r}: its law() gives no law (sample, expected, "
+                    "estimate, log_likelihood), so that no attacker who knows it could be run"
+                )
         return Pipeline(tuple(fitted))
 
     def protect(self, leak: Leak, generators: Generators) -> tuple[Leak, Secret | None]:

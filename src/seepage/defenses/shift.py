@@ -62,13 +62,13 @@ class NoiseShift(BuiltIn):
         Raises:
             SecretError: there is no secret, it was used, or it is of a leak of another shape.
         """
-        noise = spend(secret, _NOISE, "noise-shift").to(leak.features)
-        if noise.shape != leak.features.shape:
+        known = None if secret is None else secret.tensors.get(_NOISE)
+        if known is not None and known.shape != leak.features.shape:
             raise SecretError(
-                f"the secret is of another leak: noise of shape {tuple(noise.shape)}, features of "
+                f"the secret is of another leak: noise of shape {tuple(known.shape)}, features of "
                 f"{tuple(leak.features.shape)}"
             )
-        return undone(leak, self, leak.features - noise)
+        return undone(leak, self, leak.features - spend(secret, _NOISE, "noise-shift").to(leak.features))
 
     def law(self) -> Law:
         """Return the noise's distribution, which has a mean."""
