@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from ..schema import Protection
+from ..schema import Cell, Protection
 from . import text
 from .verdict import LayerVerdict, Verdict
 
@@ -20,6 +21,12 @@ def costs(verdict: Verdict, judged: Sequence[Verdict]) -> str:
     return " ".join(filter(None, (*map(_claim, claims), _promise(verdict), _kept(verdict), _sent(verdict, judged))))
 
 
+def budget_of(cell: Cell) -> tuple[float, float] | None:
+    """Return (epsilon, delta) of what a cell's attacker was sent; None where nothing is promised."""
+    claims = [claim for claim in cell.protection if claim.epsilon is not None]
+    return max(((claim.epsilon or 0.0, claim.delta or 0.0) for claim in claims), default=None)
+
+
 def _claim(claim: Protection) -> str:
     name = claim.name.partition(":")[0]
     whom = text.listing(list(claim.protects_from))
@@ -27,13 +34,23 @@ def _claim(claim: Protection) -> str:
 
 
 def _promise(verdict: Verdict) -> str:
-    """The largest epsilon of one send, over the layers."""
-    cells = [cell for cell in verdict.cells if cell.spec.sends == 1]
-    spent = [claim for cell in cells for claim in cell.protection if claim.epsilon is not None]
-    if not spent:
-        return ""
-    most = max(spent, key=lambda claim: claim.epsilon or 0.0)
-    return f"One send is ({text.significant(most.epsilon)}, {most.delta:g})-differentially private, whoever attacks."
+    """The largest epsilon over the layers, of one send and of as many as an attacker had."""
+    spent: dict[int, tuple[float, float]] = {}
+    for cell in verdict.cells:
+        budget = budget_of(cell)
+        if budget is not None:
+            spent[cell.spec.sends] = max(budget, spent.get(cell.spec.sends, budget))
+    said = "; ".join(_of_sends(sends, *budget) for sends, budget in sorted(spent.items()))
+    return f"{said[0].upper()}{said[1:]}." if said else ""
+
+
+def _of_sends(sends: int, epsilon: float, delta: float) -> str:
+    subject = "one send" if sends == 1 else f"{sends} sends of a picture together"
+    if math.isinf(epsilon):
+        return f"for {subject} no finite privacy budget holds at delta = {delta:g}"
+    size = text.significant(epsilon) if epsilon < 100 else text.number(epsilon, 0)
+    verb = "is" if sends == 1 else "are"
+    return f"{subject} {verb} ({size}, {delta:g})-differentially private, whoever attacks"
 
 
 def _kept(verdict: Verdict) -> str:

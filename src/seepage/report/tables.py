@@ -14,6 +14,7 @@ from . import text
 from .findings import kind, leading
 from .glossary import Measure, control_name, measure, ordered
 from .limits import beside_error, beside_rank, error_over_bound, rank_share
+from .protection import budget_of
 from .verdict import Verdict, highest_ceiling, residual_median, strongest_control, verdicts, work_share
 from .words import setting_name
 
@@ -326,7 +327,7 @@ def _terse(cell: Cell, scales: Sequence[Measure]) -> tuple[str, ...]:
 
 
 def _line(cell: Cell) -> dict[str, str | float | int | None]:
-    spec, cut, cost = cell.spec, cell.cut, cell.cost
+    spec, cut, cost, budget = cell.spec, cell.cut, cell.cost, budget_of(cell)
     line: dict[str, str | float | int | None] = {
         "key": cell.key,
         "status": cell.status,
@@ -359,6 +360,8 @@ def _line(cell: Cell) -> dict[str, str | float | int | None]:
         "n_failed": sum(sample.status == "failed" for sample in cell.samples),
         "residual_median": residual_median(cell),
         "bytes_per_image": cell.bytes_per_image,
+        "epsilon": None if budget is None else budget[0],
+        "delta": None if budget is None else budget[1],
         "fit_seconds": None if cost is None else cost.fit_seconds,
         "seconds": None if cost is None else cost.seconds,
         "passes": None if cost is None else cost.passes,
