@@ -62,6 +62,7 @@ bench-defenses: setup  ## what defenses promise, held against what they do
 	$(BIN)/python benchmarks/mask.py
 	$(BIN)/python benchmarks/noise.py
 	$(BIN)/python benchmarks/masked.py
+	$(BIN)/python benchmarks/defenses.py
 	$(BIN)/python benchmarks/encrypted.py
 	$(BIN)/python benchmarks/bounds.py
 	$(BIN)/python benchmarks/decide.py

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import re
@@ -34,10 +35,10 @@ RESULTS = Path(__file__).parent / "results"
 FIGURES = Path(__file__).parents[1] / "docs" / "_static"
 SEEPAGE = Path(sys.executable).with_name("seepage")
 VICTIM, MOST, LEAST = "zoo/mobilenet_v2", 18.0, 0.9
-EACH = 8
+EACH, KEPT = 8, 0.98
 DEFENSES = ("--defense", "gaussian:sigma=0.1,0.3,1,relative=true", "--defense", "quantize:bits=8,4")
 COLOURS = ("#1a6fb0", "#c05a12", "#5b7f2b", "#7b4fb5")
-LEFT, TOP, WIDTH, HEIGHT, RIGHT = 56, 34, 430, 260, 170
+LEFT, TOP, WIDTH, HEIGHT, RIGHT = 56, 34, 430, 260, 190
 
 
 def main(wanted: Sequence[str]) -> None:
@@ -100,34 +101,41 @@ def _frontier(name: str, words: Sequence[str]) -> dict[str, Any]:
 
 
 def chart(rows: Sequence[dict[str, Any]]) -> str:
-    """Return an SVG of candidates: what leaks to the best attack over the utility that is kept, a cut a colour."""
+    """Return an SVG of candidates: what leaks to the best attack over the bytes sent, a cut a colour.
+
+    Hollow is what costs more than a fiftieth of the answers.
+    """
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     known = [row for row in rows if row["leakage"].get("psnr") and "agreement" in row["utility"]]
     most = 5 * (int(max(row["leakage"]["psnr"]["high"] for row in known) / 5) + 1)
+    ends = [math.log10(end(row["bytes"] for row in known)) for end in (min, max)]
+    start, span = ends[0] - 0.1, ends[1] - ends[0] + 0.2
 
-    def at(utility: float, psnr: float) -> tuple[float, float]:
-        return LEFT + WIDTH * utility, TOP + HEIGHT * (1 - max(psnr, 0.0) / most)
+    def at(size: float, psnr: float) -> tuple[float, float]:
+        return LEFT + WIDTH * (math.log10(size) - start) / span, TOP + HEIGHT * (1 - max(psnr, 0.0) / most)
 
     parts = [f'<path class="rule" d="M{LEFT} {TOP}V{TOP + HEIGHT}H{LEFT + WIDTH}"/>']
     for tick in range(0, most + 1, 5 if most <= 50 else 20):
-        parts.append(f'<text x="{LEFT - 8}" y="{at(0, tick)[1] + 4:.1f}" text-anchor="end">{tick}</text>')
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        x, y = at(share, 0)[0], TOP + HEIGHT + 18
-        parts.append(f'<text x="{x:.1f}" y="{y}" text-anchor="middle">{100 * share:.0f} %</text>')
+        parts.append(f'<text x="{LEFT - 8}" y="{at(1, tick)[1] + 4:.1f}" text-anchor="end">{tick}</text>')
+    for size in (times * 10**power for power in range(2, 8) for times in (1, 2, 5)):
+        if 0 <= (math.log10(size) - start) / span <= 1:
+            x, y = at(size, 0)[0], TOP + HEIGHT + 18
+            parts.append(f'<text x="{x:.1f}" y="{y}" text-anchor="middle">{size / 1000:g}</text>')
     for row in known:
         leaked, colour = row["leakage"]["psnr"], COLOURS[layers.index(row["layer"]) % len(COLOURS)]
-        ends = (at(row["utility"]["agreement"], leaked[end]) for end in ("mean", "low", "high"))
-        parts.append(mark(colour, *ends))
+        points = (at(row["bytes"], leaked[end]) for end in ("mean", "low", "high"))
+        parts.append(mark(colour, *points, hollow=row["utility"]["agreement"] < KEPT))
     for place, layer in enumerate(layers):
         x, y = LEFT + WIDTH + 24, TOP + 20 + 22 * place
         parts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="{COLOURS[place % len(COLOURS)]}"/>')
         parts.append(f'<text x="{x + 10}" y="{y + 4}">{layer}</text>')
+    x, y = LEFT + WIDTH + 24, TOP + 28 + 22 * len(layers)
+    parts.append(f'<circle class="page" cx="{x}" cy="{y}" r="4" stroke="#888"/>')
+    parts.append(f'<text x="{x + 10}" y="{y + 4}">under {100 * KEPT:.0f} % of answers</text>')
     parts.append(f'<text x="{LEFT - 40}" y="{TOP - 14}">PSNR of the best attack, dB</text>')
-    middle = LEFT + WIDTH / 2
-    parts.append(
-        f'<text x="{middle:.0f}" y="{TOP + HEIGHT + 38}" text-anchor="middle">answers that stay the same</text>'
-    )
-    said = "What leaks over the utility that is kept, a cut a colour; the table beside has the numbers"
+    middle, below = LEFT + WIDTH / 2, TOP + HEIGHT + 38
+    parts.append(f'<text x="{middle:.0f}" y="{below}" text-anchor="middle">kB sent a picture</text>')
+    said = "What leaks over the bytes that are sent, a cut a colour; the table beside has the numbers"
     return document(LEFT + WIDTH + RIGHT, TOP + HEIGHT + 48, said, parts)
 
 
