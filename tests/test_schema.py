@@ -76,10 +76,12 @@ def test_a_line_of_the_first_release_stays_readable():
     assert math.isnan(cell.summary["psnr"].mean)
     assert cell.summary["psnr"].min == -math.inf
     assert cell.checks == (Check(name="few", level="warning", message="1 picture"),)
+    assert cell.cost == Cost(fit_seconds=0.5, seconds=2.0, passes=12, peak_bytes=1, defense_seconds=0)
 
 
 def test_this_version_writes_what_it_read():
     written, golden = json.loads(Cell.parse(GOLDEN).line()), json.loads(GOLDEN)
+    written["cost"] = {key: written["cost"][key] for key in golden["cost"]}
     assert {key: written[key] for key in golden} == golden
 
 

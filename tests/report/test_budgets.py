@@ -9,10 +9,11 @@ import math
 import pytest
 from report_cells import judged as made
 
+from seepage.report import text
 from seepage.report.protection import costs
-from seepage.report.tables import to_csv
+from seepage.report.tables import table, to_csv
 from seepage.report.verdict import verdicts
-from seepage.schema import Cell, Protection
+from seepage.schema import Cell, Cost, Protection
 
 
 def defended(layer: str, sends: int, epsilon: float | None) -> Cell:
@@ -59,3 +60,25 @@ def test_the_csv_has_the_budget_of_defended_cells() -> None:
     cells = [made([0.9, 0.8], layer="f.1"), defended("f.1", 1, 4.37), defended("f.1", 16, math.inf)]
     lines = list(csv.DictReader(io.StringIO(to_csv(cells))))
     assert [(line["epsilon"], line["delta"]) for line in lines] == [("", ""), ("4.37", "1e-05"), ("Infinity", "1e-05")]
+
+
+def timed(layer: str, seconds: float) -> Cell:
+    return defended(layer, 1, None).model_copy(update={"cost": Cost(seconds=3.0, defense_seconds=seconds)})
+
+
+def test_what_a_defense_takes_is_said_where_it_takes_longest() -> None:
+    undefended = made([0.9, 0.8], layer="f.1").model_copy(update={"cost": Cost(seconds=3.0)})
+    cells = [undefended, timed("f.1", 0.00123), timed("f.2", 0.0456)]
+    said = told(*cells).replace(text.NARROW, " ")
+    assert "To protect a picture and undo that takes 46 ms at f.2, where it takes longest." in said
+    shown = table(verdicts(cells))
+    place = [column.title for column in shown.columns].index("Defense time")
+    assert [row.fields[place][0].text.replace(text.NARROW, " ") for row in shown.rows] == ["–", "1.2 ms", "46 ms"]
+    lines = list(csv.DictReader(io.StringIO(to_csv(cells))))
+    assert [line["defense_seconds"] for line in lines] == ["", "0.00123", "0.0456"]
+
+
+def test_a_record_without_the_time_says_nothing_of_it() -> None:
+    cells = [defended("f.1", 1, None)]
+    assert "takes" not in told(*cells)
+    assert "Defense time" not in [column.title for column in table(verdicts(cells)).columns]

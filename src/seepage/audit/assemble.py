@@ -6,6 +6,7 @@ import functools
 import math
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -94,6 +95,7 @@ def record(
             seconds=sum(sample.seconds for sample in samples),
             passes=sum(line.passes for line in ordered),
             peak_bytes=_peak_bytes(bench.device),
+            defense_seconds=defense_seconds(exposure),
         ),
     )
 
@@ -182,14 +184,20 @@ def utility(exposure: Exposure) -> dict[str, float]:
     `agreement` is the share of pictures whose top class stays (where the outputs are known to be class scores),
     `cosine` the mean cosine between the outputs. Nothing of a dump that only its secret undoes.
     """
-    return dict(_utility(exposure.bench, exposure.split, exposure.defense is not None))
+    return dict(_next_stage(exposure.bench, exposure.split, exposure.defense is not None)[0])
+
+
+def defense_seconds(exposure: Exposure) -> float:
+    """Return what protecting one picture and undoing it takes, the median over pictures; 0 where nothing does."""
+    return _next_stage(exposure.bench, exposure.split, exposure.defense is not None)[1]
 
 
 @functools.lru_cache(maxsize=32)
 @torch.no_grad()
-def _utility(bench: Workbench, split: SplitModel, defended: bool) -> Mapping[str, float]:
+def _next_stage(bench: Workbench, split: SplitModel, defended: bool) -> tuple[Mapping[str, float], float]:
+    """Return the utility and the defense's seconds a picture: a picture is protected once for both."""
     exposure = Exposure(bench, split, NAIVE if defended else NONE)
-    agreements, cosines = [], []
+    agreements, cosines, spent = list[float](), list[float](), list[float]()
     victim = bench.victim
     undefended = victim.model if victim.undefended is None else victim.undefended
     for batch in batches(bench.source, split.load, 16):
@@ -199,18 +207,21 @@ def _utility(bench: Workbench, split: SplitModel, defended: bool) -> Mapping[str
         if not rows:
             continue
         images = batch.pictures.images[rows].to(bench.device)
-        received = exposure.restored([batch.indices[row] for row in rows], images)
+        received, seconds = exposure.restored([batch.indices[row] for row in rows], images)
         if received is None:
-            return {}
-        if not torch.isfinite(received.features).all():
+            return {}, 0.0
+        spent += seconds
+        finite = torch.isfinite(received.features.flatten(1)).all(1)
+        if not finite.any():
             continue
-        whole = _first(undefended(victim.normalise(images))).flatten(1).float()
-        kept = split.finish(received).flatten(1).float()
+        whole = _first(undefended(victim.normalise(images[finite]))).flatten(1).float()
+        kept = split.finish(received.with_features(received.features[finite])).flatten(1).float()
         if victim.scores:
             agreements += (whole.argmax(1) == kept.argmax(1)).double().tolist()
         cosines += torch.nn.functional.cosine_similarity(whole, kept).double().tolist()
     found = {"agreement": agreements, "cosine": cosines}
-    return {name: math.fsum(values) / len(values) for name, values in found.items() if values}
+    means = {name: math.fsum(values) / len(values) for name, values in found.items() if values}
+    return means, statistics.median(spent) if spent else 0.0
 
 
 def _first(outputs: object) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from ..attacks.equipped import Equipped
 from ..defenses import DefenseError, Payload, Pipeline, pipeline
 from ..defenses.pipeline import joined
 from ..priors import dead_leaves
-from ..types import Attack, Knowledge, Law, Leak, NotRunError, Secret, SeepageError, SplitModel
+from ..types import Attack, Generators, Knowledge, Law, Leak, NotRunError, Secret, SeepageError, SplitModel
 from .request import RequestError
 from .workbench import Workbench
 
@@ -61,18 +62,28 @@ class Exposure:
         rows = [self._row(self.defense, index, image) for index, image in zip(indices, images, strict=True)]
         return joined([leak for leak, _ in rows]), [finite for _, finite in rows]
 
-    def restored(self, indices: Sequence[int], images: Tensor) -> Leak | None:
-        """Return what the rightful next stage gets; None for a dump whose secret is not at hand."""
-        if self.defense is None:
-            return self.bench.received_rows(self.split, indices, images)
-        if self.bench.stored is not None:
-            leak = self.bench.received_rows(self.split, indices, images)
-            return None if self.defense.keeps_secret else self.defense.restore(leak, None)
-        rows = []
+    def restored(self, indices: Sequence[int], images: Tensor) -> tuple[Leak | None, list[float]]:
+        """Return what the rightful next stage gets, and the seconds that each picture's defense took.
+
+        None for a dump whose secret is not at hand; no seconds where nothing was protected here.
+        """
+        defense, bench = self.defense, self.bench
+        if defense is None:
+            return bench.received_rows(self.split, indices, images), []
+        if bench.stored is not None:
+            leak = bench.received_rows(self.split, indices, images)
+            return None if defense.keeps_secret else defense.restore(leak, None), []
+        rows, seconds = [], []
         for index, image in zip(indices, images, strict=True):
-            sent, secret = self._sent(self.defense, image, self.bench.hashes[index], 0)
-            rows.append(_undone(self.defense, sent, secret))
-        return joined(rows)
+            clean = self.split.leak(image[None])
+            began = _now(bench.device)
+            leak, secret = defense.protect(clean, _draws(bench, bench.hashes[index], 0))
+            protected = _now(bench.device) - began
+            received = _received(wire.encode(leak, bench.request.wire))
+            began = _now(bench.device)
+            rows.append(defense.restore(received, secret))
+            seconds.append(protected + _now(bench.device) - began)
+        return joined(rows), seconds
 
     def knowledge(self) -> Knowledge:
         """Return what this attacker knows: his own leaks are defended where he learns from such."""
@@ -168,8 +179,7 @@ def sent(
 
     `name` is the picture's hash, by which draws are seeded.
     """
-    draws = seeding.generators(bench.request.seed, "defense", [name], turn)
-    leak, secret = defense.protect(split.leak(image[None]), draws)
+    leak, secret = defense.protect(split.leak(image[None]), _draws(bench, name, turn))
     return wire.encode(leak, bench.request.wire), secret
 
 
@@ -256,7 +266,22 @@ def _afresh(bench: Workbench, split: SplitModel, defense: Pipeline) -> Callable[
 
 
 def _undone(defense: Pipeline, leak: Leak, secret: Secret | None) -> Leak:
-    return defense.restore(leak if leak.features.dtype == wire.MASKED else wire.decode(leak), secret)
+    return defense.restore(_received(leak), secret)
+
+
+def _received(leak: Leak) -> Leak:
+    """What whoever undoes the defense reads: a mask's bits as they are."""
+    return leak if leak.features.dtype == wire.MASKED else wire.decode(leak)
+
+
+def _draws(bench: Workbench, name: str, turn: int) -> Generators:
+    return seeding.generators(bench.request.seed, "defense", [name], turn)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _grey(split: SplitModel) -> Leak:

@@ -18,7 +18,8 @@ def costs(verdict: Verdict, judged: Sequence[Verdict]) -> str:
     if not verdict.setting.defenses:
         return ""
     claims = next((cell.protection for cell in verdict.cells if cell.protection), ())
-    return " ".join(filter(None, (*map(_claim, claims), _promise(verdict), _kept(verdict), _sent(verdict, judged))))
+    told = (_promise(verdict), _kept(verdict), _sent(verdict, judged), _took(verdict))
+    return " ".join(filter(None, (*map(_claim, claims), *told)))
 
 
 def budget_of(cell: Cell) -> tuple[float, float] | None:
@@ -84,6 +85,22 @@ def _sent(verdict: Verdict, judged: Sequence[Verdict]) -> str:
         return "What is sent weighs no more."
     where = f" at {layer}" if len(both) > 1 else ""
     return f"A picture weighs {text.size(sent)}{where}, {text.size(before)} undefended."
+
+
+def _took(verdict: Verdict) -> str:
+    """The time of the defenses at the layer where they take longest."""
+    spent = {cell.spec.layer: defense_seconds(cell) for cell in reversed(verdict.cells)}
+    known = {layer: seconds for layer, seconds in spent.items() if seconds is not None}
+    if not known:
+        return ""
+    layer = max(known, key=lambda name: known[name])
+    where = f" at {layer}, where it takes longest" if len(known) > 1 else ""
+    return f"To protect a picture and undo that takes {text.milliseconds(known[layer])}{where}."
+
+
+def defense_seconds(cell: Cell) -> float | None:
+    """Return what protecting a picture and undoing it took; None where that was not measured."""
+    return None if cell.cost is None else cell.cost.defense_seconds or None
 
 
 def _bytes(verdict: Verdict) -> dict[str, int]:

@@ -14,7 +14,7 @@ from . import text
 from .findings import kind, leading
 from .glossary import Measure, control_name, measure, ordered
 from .limits import beside_error, beside_rank, error_over_bound, rank_share
-from .protection import budget_of
+from .protection import budget_of, defense_seconds
 from .verdict import Verdict, highest_ceiling, residual_median, strongest_control, verdicts, work_share
 from .words import setting_name
 
@@ -248,6 +248,7 @@ def _figures(cells: Sequence[Cell]) -> tuple[Column, ...]:
         *([_OVER_BOUND] if bounded else []),
         *([_RANK] if ranked else []),
         Column("Sent", lambda cell: _one(text.size(cell.bytes_per_image), cell.bytes_per_image), hint="a picture"),
+        *([_DEFENSE_TIME] if any(defense_seconds(cell) for cell in cells) else []),
         Column("On device", _on_device, hint="share of the multiply-adds before the cut"),
         Column("n", _count, hint="pictures that did not fail, of all"),
         Column("Time", _time, hint="fitting and recovering, all pictures"),
@@ -287,6 +288,14 @@ def _rank(cell: Cell) -> tuple[Value, ...]:
 _BOUND = Column("Bound on MSE", _bound, hint="no attacker has less on average over pictures with natural spectra")
 _OVER_BOUND = Column("MSE over bound", _over_bound, hint="how far the attack is from what is possible")
 _RANK = Column("Told of", _rank, hint="share of a picture's directions that move the features: the Jacobian's rank")
+
+
+def _defense_time(cell: Cell) -> tuple[Value, ...]:
+    spent = defense_seconds(cell)
+    return _one(text.NONE if spent is None else text.milliseconds(spent), spent)
+
+
+_DEFENSE_TIME = Column("Defense time", _defense_time, hint="protecting a picture and undoing it for the next stage")
 
 
 def _on_device(cell: Cell) -> tuple[Value, ...]:
@@ -362,6 +371,7 @@ def _line(cell: Cell) -> dict[str, str | float | int | None]:
         "bytes_per_image": cell.bytes_per_image,
         "epsilon": None if budget is None else budget[0],
         "delta": None if budget is None else budget[1],
+        "defense_seconds": defense_seconds(cell),
         "fit_seconds": None if cost is None else cost.fit_seconds,
         "seconds": None if cost is None else cost.seconds,
         "passes": None if cost is None else cost.passes,

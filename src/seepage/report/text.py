@@ -107,6 +107,12 @@ def duration(seconds: float | None) -> str:
     return f"{number(minutes, 0)}{NARROW}min" if minutes < 100 else f"{number(minutes / 60, 1)}{NARROW}h"
 
 
+def milliseconds(seconds: float) -> str:
+    """Return seconds as milliseconds, to two significant digits where they are few."""
+    value = 1000 * seconds
+    return f"{significant(value) if 0 < value < 10 else number(value, 0)}{NARROW}ms"
+
+
 def listing(words: Sequence[str], last: str = "and") -> str:
     """Return `a, b and c`."""
     if len(words) < 2:
