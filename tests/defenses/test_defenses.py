@@ -201,7 +201,12 @@ def test_noise_is_told_by_its_deviation(text: str, noise: Noise) -> None:
     assert defense.noise() == noise
     off = built(text, MAPS).protect(leak(50), draws(50))[0].features - leak(50).features
     assert off.std() == pytest.approx(noise.scale, rel=0.05)
-    assert pipeline(["clip", text]).noise() is None
+    clipped = pipeline(["clip:limit=3", text])
+    assert clipped.noise() == noise, "noise on what clipping gives"
+    assert clipped.bends == ("clip to a norm of 3.0",)
+    assert torch.equal(clipped.bent(leak(4)).features, clipped.stages[0].protect(leak(4), draws(4))[0].features)
+    assert pipeline(["clip"]).noise() is None
+    assert pipeline(["quantize:bits=4", text]).noise() is None, "a step has no slope from which a bound would follow"
     assert pipeline(["noise-shift"]).noise() is None
 
 

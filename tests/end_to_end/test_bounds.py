@@ -165,3 +165,30 @@ def closed():
 
 closed.image_shape = (3, 16, 16)
 """
+
+
+def test_noise_after_clipping_is_bounded_by_what_clipping_lets_through(
+    bounded: Callable[..., Bound | None], victim: str, folder: Path
+) -> None:
+    noise = "gaussian:sigma=0.1"
+    bare, loose = bounded(noise), bounded("clip:limit=1000", noise)
+    assert (loose.mse, loose.dfil, loose.at_pictures) == (bare.mse, bare.dfil, bare.at_pictures)
+    tight = bounded("clip:limit=4", noise, effort="full")
+    assert tight.reason == ""
+    assert tight.mse > 1.5 * bare.mse
+    # Behind a clipped norm lies (limit / norm) (1 - u u') J: its trace is known, the layer being linear.
+    bench = Workbench(Request(victim, str(folder), layers=("mix",)))
+    split = bench.split("mix")
+    jacobian = torch.tensor(np.kron(MIX, np.eye(256)))
+    known = []
+    for entry in bench.source.entries[:3]:
+        features = split.prefix(split.load(entry.path)[None]).double().flatten()
+        unit = features / features.norm()
+        slope = 4 / features.norm() * (jacobian - torch.outer(unit, unit @ jacobian))
+        known.append(float(slope.square().sum()) / 768 / 0.1**2)
+        assert features.norm() > 4
+    assert tight.dfil.low <= sum(known) / 3 <= tight.dfil.high
+    assert tight.dfil.value == pytest.approx(sum(known) / 3, rel=0.1)
+    relative = bounded("clip:limit=0.5,relative=true", noise)
+    assert relative.mse is None
+    assert "fitted" in relative.reason

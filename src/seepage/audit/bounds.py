@@ -16,7 +16,7 @@ from .. import bounds, data, seeding
 from ..bounds import Estimate, NaturalPrior, Spectrum
 from ..defenses import DefenseError, Pipeline, pipeline
 from ..schema import Bound, Interval, Spec
-from ..types import Noise, SplitModel
+from ..types import Leak, LeakHeader, Noise, SplitModel
 from .workbench import Workbench
 
 _QUICK = "quick: from dFIL alone, looser than what standard computes"
@@ -65,12 +65,13 @@ def bound(
     """
     if not indices:
         return None
+    defense = defense or pipeline(spec.defenses)
     law, reason = _law(spec, defense)
     budget = BUDGETS[spec.effort]
     if reason and not budget.spectrum_steps:
         return Bound(reason=reason) if spec.defenses else None
     try:
-        found = _Work(bench, split, spec.seed, budget).bound(indices, law, spec.sends)
+        found = _Work(bench, split, spec.seed, budget, None if law is None else defense).bound(indices, law, spec.sends)
     except RuntimeError as error:  # a prefix that autograd cannot go back through twice, or memory
         return Bound(reason=f"its Jacobian cannot be had: {(str(error).splitlines() or [''])[0]}")
     return found.model_copy(update={"reason": reason or ("" if budget.steps else _QUICK)})
@@ -83,35 +84,41 @@ def runs(
 
     So is what is kept at the places in `done`, to which those of this cell are added.
     """
+    defense = defense or pipeline(spec.defenses)
     law, reason = _law(spec, defense)
     budget = BUDGETS[spec.effort]
     if reason and not budget.spectrum_steps:
         return 0.0
-    parts = {part.place: part.runs for part in _Work(bench, split, spec.seed, budget).parts(indices, law, spec.sends)}
+    work = _Work(bench, split, spec.seed, budget, None if law is None else defense)
+    parts = {part.place: part.runs for part in work.parts(indices, law, spec.sends)}
     fresh = [place for place in parts if place not in done and not place.exists()]
     done.update(fresh)
     return math.fsum(parts[place] for place in fresh)
 
 
-def _law(spec: Spec, defense: Pipeline | None) -> tuple[Noise | None, str]:
+def _law(spec: Spec, defense: Pipeline) -> tuple[Noise | None, str]:
     """Return the noise that sets a bound, else None and the reason why none does."""
     known = noise_of(spec, defense)
     reason = known if isinstance(known, str) else bounds.unbounded(known)
     return (known if isinstance(known, Noise) and not reason else None), reason
 
 
-def noise_of(spec: Spec, defense: Pipeline | None = None) -> Noise | str:
+def noise_of(spec: Spec, stages: Pipeline) -> Noise | str:
     """Return the noise that a spec's defenses leave on the features, else a sentence on why none is known."""
     if not spec.defenses:
         if spec.wire != "fp32":
             return f"no noise: rounding to {spec.wire} has no density from which a bound would follow"
         return bounds.unbounded(None)
     try:
-        found = (defense or pipeline(spec.defenses)).noise()
+        found = stages.noise()
+        first = len(stages.bends)
     except DefenseError as error:
         return str(error)
+    if found is None and first == len(spec.defenses):
+        return "clipping alone draws no noise: nothing keeps an attacker from what the features determine"
     if found is None:
-        return f"{spec.defenses[0].partition(':')[0]}, which comes first, leaves no noise on the features"
+        name, place = spec.defenses[first].partition(":")[0], "comes after clipping" if first else "comes first"
+        return f"{name}, which {place}, leaves no noise on the features"
     return found
 
 
@@ -135,11 +142,24 @@ class _Part(Generic[T]):
 
 
 class _Work:
-    """The computations of one cut, each kept on disk under what determines it."""
+    """The computations of one cut, each kept on disk under what determines it.
 
-    def __init__(self, bench: Workbench, split: SplitModel, seed: int, budget: Budget) -> None:
-        self.bench, self.split, self.seed, self.budget = bench, split, seed, budget
+    Noise is what the defense adds to `sent`: the features, bent by what comes before it.
+    """
+
+    def __init__(
+        self, bench: Workbench, split: SplitModel, seed: int, budget: Budget, defense: Pipeline | None = None
+    ) -> None:
+        self.bench, self.split, self.seed, self.budget, self.defense = bench, split, seed, budget, defense
         self.prior = NaturalPrior(split.image_shape)
+        self.bends = {} if defense is None or not defense.bends else {"bends": list(defense.bends)}
+
+    def sent(self, images: Tensor) -> Tensor:
+        """Map pictures to what noise is added to."""
+        features: Tensor = self.split.prefix(images)
+        if self.defense is None or not self.bends:
+            return features
+        return self.defense.bent(Leak(features, LeakHeader("", "", "", ""))).features
 
     def bound(self, indices: Sequence[int], noise: Noise | None, sends: int) -> Bound:
         """Return what the budget asks for, at the first pictures of `indices`."""
@@ -199,8 +219,8 @@ class _Work:
         return [
             self._part(
                 Estimate,
-                {"what": "dfil", "probes": probes, **_named(picture)},
-                lambda draws, picture=picture: bounds.dfil(self.split.prefix, picture, unit, draws, probes=probes),  # type: ignore[misc]
+                {"what": "dfil", "probes": probes, **_named(picture), **self.bends},
+                lambda draws, picture=picture: bounds.dfil(self.sent, picture, unit, draws, probes=probes),  # type: ignore[misc]
                 1.5 * probes,
             )
             for picture in pictures
@@ -208,12 +228,13 @@ class _Work:
 
     def _at(self, pictures: Sequence[Tensor], noise: Noise, sends: int) -> list[_Part[Estimate]]:
         spent = {"probes": self.budget.probes, "steps": self.budget.steps}
+        asked = {"noise": asdict(noise), "sends": sends, **self.bends}
         return [
             self._part(
                 Estimate,
-                {"what": "at-picture", "noise": asdict(noise), "sends": sends, **_named(picture), **spent},
+                {"what": "at-picture", **asked, **_named(picture), **spent},
                 lambda draws, picture=picture: bounds.at_picture(  # type: ignore[misc]
-                    self.split.prefix, picture, noise, self.prior, draws, sends=sends, **spent
+                    self.sent, picture, noise, self.prior, draws, sends=sends, **spent
                 ),
                 self.budget.probes * (3 + self.budget.steps),
             )
@@ -223,13 +244,12 @@ class _Work:
     def _van_trees(self, noise: Noise, sends: int) -> _Part[Estimate]:
         budget = self.budget
         spent = {"probes": budget.probes, "steps": budget.steps, "draws": budget.draws}
+        asked = {"noise": asdict(noise), "sends": sends, **self.bends}
         like = torch.empty(0, device=self.split.device)
         return self._part(
             Estimate,
-            {"what": "van-trees", "noise": asdict(noise), "sends": sends, "prior": self.prior.words, **spent},
-            lambda draws: bounds.van_trees(
-                self.split.prefix, noise, self.prior, draws, sends=sends, like=like, **spent
-            ),
+            {"what": "van-trees", **asked, "prior": self.prior.words, **spent},
+            lambda draws: bounds.van_trees(self.sent, noise, self.prior, draws, sends=sends, like=like, **spent),
             budget.probes * (budget.draws * (2 + budget.steps) + 2),
         )
 

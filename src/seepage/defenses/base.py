@@ -161,6 +161,11 @@ class BuiltIn(ABC):
         """Return what a row of this shape weighs after the defense: all of it, since any number may have changed."""
         return payload.filled()
 
+    @property
+    def bends(self) -> str | None:
+        """What names the defense as a continuous map of the features, drawing nothing; None where it is none."""
+        return None
+
     def noise(self) -> Noise | None:
         """Return the law of the noise that stays on every number; None where the defense is something else."""
         return None

@@ -55,6 +55,11 @@ class Clip(Transform):
             raise DefenseError("clip:relative=true is fitted on leaks before it protects any")
         return self.limit * self.usual
 
+    @property
+    def bends(self) -> str:
+        """The map that clipping is: noise that comes after it is noise on what it gives."""
+        return f"clip to a {self.by} of {self.most!r}"
+
     def map(self, features: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Return the clipped features."""
         if self.by == "value":

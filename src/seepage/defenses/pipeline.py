@@ -134,9 +134,21 @@ class Pipeline:
         return payload
 
     def noise(self) -> Noise | None:
-        """Return the noise of the first stage: what comes after it can only lose more."""
-        first = self.stages[0] if self.stages else None
+        """Return the noise of the first stage after those that `bent` applies: what comes later can only lose more."""
+        first = next(iter(self.stages[len(self.bends) :]), None)
         return first.noise() if isinstance(first, BuiltIn) else None
+
+    @property
+    def bends(self) -> tuple[str, ...]:
+        """What names the continuous maps that come first."""
+        named = (stage.bends if isinstance(stage, BuiltIn) else None for stage in self.stages)
+        return tuple(itertools.takewhile(lambda name: name is not None, named))  # type: ignore[arg-type]
+
+    def bent(self, leak: Leak) -> Leak:
+        """Apply the continuous maps that come first; gradients pass through them."""
+        for stage in self.stages[: len(self.bends)]:
+            leak = stage.protect(leak, ())[0]
+        return leak
 
 
 @dataclass(frozen=True)
