@@ -147,9 +147,9 @@ class Bound(Record):
 
     `mse` is the lower end of `estimate`, van Trees' bound: the mean over pictures of `prior`. `at_pictures` is the same
     formula at the pictures under audit, and `dfil` what is known there of a pixel; it, `rank`, `energy`, `condition`
-    and `spectrum`, the Jacobian's singular values at the shares `levels` of its directions, are means over `pictures`
-    of them. `exact` says that these are no Lanczos estimates; the condition then is the largest singular value over the
-    smallest, else a lower bound on it.
+    and `spectrum`, the Jacobian's singular values at the shares `levels` of its directions, are means over
+    `pictures` of them, `spectrum_low` and `spectrum_high` the ends of its intervals. `exact` says that these are no
+    Lanczos estimates; the condition then is the largest singular value over the smallest, else a lower bound on it.
     """
 
     mse: float | None = None
@@ -165,6 +165,8 @@ class Bound(Record):
     exact: bool | None = None
     levels: tuple[float, ...] = ()
     spectrum: tuple[float, ...] = ()
+    spectrum_low: tuple[float, ...] = ()
+    spectrum_high: tuple[float, ...] = ()
     rank: Interval | None = None
     energy: Interval | None = None
     condition: float | None = None

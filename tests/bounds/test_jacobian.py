@@ -78,6 +78,13 @@ def test_intervals_cover_a_known_spectrum_of_6000_inputs() -> None:
         assert one.values[0] == pytest.approx(1.0, rel=0.02)
         assert one.values[half] == pytest.approx(wanted, rel=0.3)
         assert one.values[-1] < 0.01
+    ordered = values.sort(descending=True).values
+    for place, level in enumerate(LEVELS):
+        true = float(ordered[min(int(level * 6000), 5999)])
+        held = sum(one.low[place] - 1e-6 <= true <= one.high[place] * 1.001 for one in found)
+        assert held >= 12, level
+        assert all(one.low[place] <= one.values[place] <= one.high[place] for one in found)
+    assert all(one.high[half] < 2 * wanted for one in found)
 
 
 def test_the_condition_of_a_large_function_is_bounded_from_below() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -278,11 +278,17 @@ def _summary(spectra: Sequence[Spectrum], pictures: int) -> Bound:
         outputs=spectra[0].outputs,
         exact=spectra[0].exact,
         levels=bounds.LEVELS,
-        spectrum=tuple(math.fsum(values) / len(spectra) for values in zip(*(s.values for s in spectra), strict=True)),
+        spectrum=_means(one.values for one in spectra),
+        spectrum_low=_means(one.low for one in spectra),
+        spectrum_high=_means(one.high for one in spectra),
         rank=_mean([one.rank for one in spectra]),
         energy=_mean([one.energy for one in spectra]),
         condition=math.fsum(one.condition for one in spectra) / len(spectra),
     )
+
+
+def _means(rows: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
+    return tuple(math.fsum(values) / len(values) for values in zip(*rows, strict=True))
 
 
 def _mean(found: Sequence[Estimate]) -> Interval | None:

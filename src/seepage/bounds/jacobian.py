@@ -33,6 +33,8 @@ class Spectrum:
 
     Attributes:
         values: at each of `LEVELS`, the singular value that this share of the directions reach; falling.
+        low: the lower ends of their 95 % intervals; the values themselves where they are exact.
+        high: the upper ends. That of the largest holds the probes' spread alone: no Ritz value lies above it.
         exact: they are all known. Otherwise they are a stochastic Lanczos estimate of their density.
         energy: the sum of their squares.
         rank: how many are above `ROUNDING` of the largest.
@@ -44,6 +46,8 @@ class Spectrum:
     outputs: int
     exact: bool
     values: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
     energy: Estimate
     rank: Estimate
     condition: float
@@ -64,9 +68,9 @@ def spectrum(
     Up to `exact_up_to` inputs it is computed whole, in float32, its singular values in float64. Above, `probes` random
     directions each take `steps` of Golub & Kahan's bidiagonalisation, which gives the Gauss quadrature of the density
     that the direction sees; over directions their mean is the density (stochastic Lanczos quadrature: Ubaru, Chen &
-    Saad, SIAM J. Matrix Anal. Appl. 2017). Intervals hold the probes' spread and, for the rank, what the quadrature
-    leaves open (Chebyshev, Markov & Stieltjes; Szego 1939, 3.41). Ritz values lie between the extremes, hence the
-    condition is a lower bound.
+    Saad, SIAM J. Matrix Anal. Appl. 2017). Intervals hold the probes' spread and, for density and rank, what the
+    quadrature leaves open (Chebyshev, Markov & Stieltjes; Szego 1939, 3.41). Ritz values lie between the extremes,
+    hence the condition is a lower bound.
     """
     if picture.numel() <= exact_up_to:
         return _exact(function, picture)
@@ -107,11 +111,14 @@ def _exact(function: Function, picture: Float[Tensor, "1 ..."]) -> Spectrum:
     values = singular_values(matrix)
     rank = int((values > ROUNDING * values[0]).sum())
     places = [min(math.ceil(level * inputs), inputs - 1) for level in LEVELS]
+    levels = tuple(values[places].tolist())
     return Spectrum(
         inputs,
         outputs,
         exact=True,
-        values=tuple(values[places].tolist()),
+        values=levels,
+        low=levels,
+        high=levels,
         energy=Estimate.exactly(float(values.square().sum())),
         rank=Estimate.exactly(rank),
         condition=float(values[0] / values[-1]) if rank == inputs else math.inf,
@@ -133,11 +140,15 @@ def _estimated(
     largest, smallest = float(nodes[seen].max()), float(nodes[seen].min())
     threshold = ROUNDING * largest
     share = (weights / probes * size / inputs)[seen]
+    values = _levels(torch.cat([nodes[seen], nodes.new_zeros(1)]), torch.cat([share, (1 - share.sum())[None]]))
+    low, high = _ends(nodes, weights * size / inputs, values)
     return Spectrum(
         inputs,
         outputs,
         exact=False,
-        values=_levels(torch.cat([nodes[seen], nodes.new_zeros(1)]), torch.cat([share, (1 - share.sum())[None]])),
+        values=values,
+        low=low,
+        high=high,
         energy=Estimate.of((weights * nodes.square()).sum(1)).times(size).within(0.0, math.inf),
         rank=_mass_above(threshold, nodes, weights).times(size).within(0.0, size),
         condition=math.inf if size < inputs or smallest <= threshold else largest / smallest,
@@ -184,6 +195,23 @@ def _levels(nodes: Float[Tensor, "k"], weights: Float[Tensor, "k"]) -> tuple[flo
     wanted = torch.tensor(LEVELS, dtype=reached.dtype, device=reached.device) * reached[-1]
     places = torch.searchsorted(reached, wanted).clamp_max(len(order) - 1)
     return tuple(nodes[order][places].tolist())
+
+
+def _ends(
+    nodes: Float[Tensor, "b k"], weights: Float[Tensor, "b k"], values: tuple[float, ...]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The intervals of the values at `LEVELS`: a start's true one lies between the nodes around the one it names."""
+    none = nodes.new_zeros(len(nodes), 1)
+    nodes, weights = torch.cat([nodes, none], 1), torch.cat([weights, 1 - weights.sum(1, keepdim=True)], 1)
+    reached, last = weights.cumsum(1), nodes.shape[1] - 1
+    low, high = list[float](), list[float]()
+    for level, value in zip(LEVELS, values, strict=True):
+        place = (reached < level - torch.finfo(torch.float32).eps).sum(1, keepdim=True).clamp_max(last)
+        above = nodes.gather(1, (place - 1).clamp_min(0))[:, 0]
+        below = nodes.gather(1, (place + 1).clamp_max(last))[:, 0]
+        low.append(min(value, max(float(below.mean()) - half_width(below), 0.0)))
+        high.append(max(value, float(above.mean()) + half_width(above)))
+    return tuple(low), tuple(high)
 
 
 def _mass_above(threshold: float, nodes: Float[Tensor, "b k"], weights: Float[Tensor, "b k"]) -> Estimate:
