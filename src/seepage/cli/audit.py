@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..schema import Cell, Stats
+from ..schema import Cell
+from . import gates
 from .console import complain, note, say, table
 from .fetching import fetch_equipment, fetch_for
 from .progress import AuditBar, attacker
 
 if TYPE_CHECKING:
     from ..audit.plan import Forecast, Job
-    from ..audit.workbench import Workbench
 
-_CONDITION = re.compile(r"^\s*(?P<metric>\w+)(?:\.(?P<statistic>\w+))?\s*(?P<sign>[<>])\s*(?P<limit>[-+.\deE]+)\s*$")
 _NAMED = 10
-_STATISTICS = tuple(name for name in Stats.model_fields if name not in ("n", "n_failed", "corpus"))
 
 Many = list[str] | None
 
@@ -57,7 +52,7 @@ def audit(
     workers: Annotated[int | None, typer.Option(help="processes that run cells")] = None,
     spec: Annotated[Path | None, typer.Option(help="the same settings from a YAML file; options win over it")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="output folder")] = None,
-    fail_if: Annotated[Many, typer.Option(help='"METRIC[.STAT]>X": exit 1 where it holds in any cell')] = None,
+    fail_if: Annotated[Many, typer.Option(help=gates.HELP)] = None,
     redact: Annotated[bool, typer.Option("--redact", help="no picture and no file name in anything written")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cells and what they should take")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
@@ -73,7 +68,7 @@ def audit(
     from ..audit.run import run_audit
     from ..audit.workbench import Workbench
 
-    conditions = [_condition(text) for text in fail_if or ()]
+    conditions = [gates.read(text) for text in fail_if or ()]
     given: dict[str, Any] = {
         "victim": victim,
         "images": images,
@@ -105,7 +100,7 @@ def audit(
     bench = Workbench(request)
     grid = jobs(bench)
     fetch_equipment(bench.attack(text) for text in dict.fromkeys(job.spec.attack for job in grid))
-    _check(conditions, bench)
+    gates.require_possible(conditions, bench)
     if bench.resized:
         note(bench.resized)
     expected = forecast(bench, grid)
@@ -118,13 +113,13 @@ def audit(
     path = _finish(folder, cells, request.redact)
     for sentence in _lost(cells):
         note(sentence)
-    held = _held(conditions, cells)
-    for sentence in held:
+    held = gates.held(conditions, cells)
+    for sentence in (*held, *filter(None, [gates.beside(conditions, cells)])):
         note(sentence)
     say(str(path))
     if any(cell.status == "failed" for cell in cells):
         return 3
-    if unseen := _unseen(conditions, cells):
+    if unseen := gates.unseen(conditions, cells):
         complain(unseen)
         return 2
     return 1 if held else 0
@@ -168,61 +163,6 @@ def _finish(folder: Path, cells: Sequence[Cell], redact: bool) -> Path:
     return Path(path)
 
 
-@dataclass(frozen=True)
-class _Condition:
-    text: str
-    metric: str
-    statistic: str
-    sign: str
-    limit: float
-
-
-def _condition(text: str) -> _Condition:
-    """Read `METRIC[.STAT]>X`; the statistic is `worst` unless named."""
-    from ..audit.request import RequestError
-    from ..registry import suggest
-
-    match = _CONDITION.match(text)
-    if match is None:
-        raise RequestError(f"--fail-if {text!r}: expected METRIC[.STAT]>X, e.g. 'psnr.worst>20'")
-    statistic = match["statistic"] or "worst"
-    if statistic not in _STATISTICS:
-        raise RequestError(f"--fail-if {text!r}: no statistic {statistic!r}{suggest(statistic, _STATISTICS)}")
-    try:
-        limit = float(match["limit"])
-    except ValueError:
-        raise RequestError(f"--fail-if {text!r}: {match['limit']!r} is no number") from None
-    return _Condition(text, match["metric"], statistic, match["sign"], limit)
-
-
-def _check(conditions: Sequence[_Condition], bench: Workbench) -> None:
-    """Refuse a gate that could not fail.
-
-    Raises:
-        RequestError: the audit has no such metric, or cannot have it here.
-    """
-    from ..audit.request import RequestError
-    from ..registry import suggest
-
-    for condition in conditions:
-        if condition.metric not in bench.all_metrics:
-            near = suggest(condition.metric, bench.all_metrics)
-            raise RequestError(f"--fail-if {condition.text!r}: no metric {condition.metric!r}{near}")
-        asked = [bench.unavailable(kind) for kind in bench.recovered if condition.metric in bench.metrics(kind)]
-        if all(condition.metric in reasons for reasons in asked):
-            reason = asked[0][condition.metric]
-            raise RequestError(f"--fail-if {condition.text!r}: {condition.metric} cannot be had: {reason}")
-
-
-def _unseen(conditions: Sequence[_Condition], cells: Sequence[Cell]) -> str:
-    """Return why a gate says nothing: a metric that no cell could measure is no pass."""
-    for condition in conditions:
-        if not any(condition.metric in cell.summary for cell in cells):
-            reason = next((cell.message for cell in cells if cell.message), "no attack here gives what it reads")
-            return f"--fail-if {condition.text!r}: no cell measured {condition.metric}: {reason}"
-    return ""
-
-
 def _lost(cells: Sequence[Cell]) -> list[str]:
     """Return a sentence for each sample that a finished cell lost, but for the many: the table shows what is left."""
     lost = [sample for cell in cells if cell.status == "done" for sample in cell.samples if sample.status == "failed"]
@@ -230,21 +170,3 @@ def _lost(cells: Sequence[Cell]) -> list[str]:
     found = list(dict.fromkeys(f"seepage: failed: {message}" for message in named))
     more = len(found) - _NAMED
     return found if more <= 0 else [*found[:_NAMED], f"seepage: failed: {more} more, named in the report"]
-
-
-def _held(conditions: Sequence[_Condition], cells: Sequence[Cell]) -> list[str]:
-    """Return a sentence for each condition that holds in some cell; NaN holds, since it shows nothing."""
-    sentences = []
-    for condition in conditions:
-        for cell in cells:
-            stats = cell.summary.get(condition.metric)
-            value = None if stats is None else getattr(stats, condition.statistic)
-            if value is None:
-                continue
-            beyond = value > condition.limit if condition.sign == ">" else value < condition.limit
-            if beyond or math.isnan(value):
-                known = f" ({attacker(cell.spec)})" if cell.spec.defenses else ""
-                where = f"at {cell.spec.layer} by {cell.spec.attack.partition(':')[0]}{known}"
-                sentences.append(f"--fail-if {condition.text}: {condition.statistic} is {value:.4g} {where}")
-                break
-    return sentences
