@@ -88,6 +88,11 @@ def test_advice_is_right_where_the_answer_is_known(seepage: Run, victim: str, fo
     assert miss["nearest"]["layer"] == "pool"
     assert miss["excess"] == pytest.approx(by["pool"]["values"]["max-psnr"] - 1)
     assert "cannot be met by any of 2 candidates" in out
+    assert (miss["n"], miss["confirmed"], miss["stage"]) == (2, False, "quick")
+    assert miss["low"] < miss["middle"] <= miss["high"] == miss["value"]
+    assert re.search(
+        r"upper end of the 95\s% interval, [\d]+\.\d to [\d.]+\sdB, of the worst, .*n = 2, in the screen alone", out
+    )
     assert (tmp_path / "o" / "results.jsonl").read_bytes() == before, "other limits ask of the same attacks"
 
 
@@ -114,6 +119,46 @@ def test_a_defense_that_fits_no_cut_is_left_out_and_named(
     assert not any("token-shuffle" in row["defenses"] for row in advised(tmp_path / "o")["rows"])
 
 
+DEFENDED = ("--layer", "mix", "--defense", "gaussian:sigma=3", "--effort", "standard", "--max-psnr", "14")
+
+
+def test_who_cannot_be_screened_is_confirmed(seepage: Run, victim: str, folder: Path, tmp_path: Path) -> None:
+    asked = ("advise", victim, folder, *DEFENDED, "--attack", "rmle:steps=20,lr=0.1", "-o", tmp_path / "o")
+    code, out, error = seepage(*asked, "--attacker", "aware:likelihood")
+    assert code == 0, error
+    record = advised(tmp_path / "o")
+    assert record["answer"]["defenses"][0].startswith("gaussian")
+    assert record["answer"]["leaks"]["max-psnr"]["attacker"] == "aware:likelihood"
+    assert (record["answer"]["confirmed"], record["answer"]["stage"]) == (True, "standard")
+    assert "2 of them attacked" in out
+    stronger = ("--attacker", "aware:likelihood", "--attacker", "aware:retrained")
+    code, out, error = seepage(*asked, *stronger)
+    assert code == 0, error
+    said = "rmle by aware:retrained: not run at mix, gaussian"
+    assert said in error
+    assert any(line.startswith(said) for line in advised(tmp_path / "o")["missing"])
+    assert "Against it could not be run: rmle by aware:retrained: rmle learns from no leaks" in out
+
+
+def test_a_limit_that_nobody_could_test_is_not_called_broken(
+    seepage: Run, victim: str, folder: Path, tmp_path: Path
+) -> None:
+    asked = ("advise", victim, folder, *DEFENDED, "-o", tmp_path / "o")
+    code, out, _ = seepage(*asked, "--attack", "rmle:steps=20,lr=0.1", "--attacker", "aware:retrained")
+    assert code == 1
+    rows = {bool(row["defenses"]): row for row in advised(tmp_path / "o")["rows"]}
+    assert (rows[True]["status"], rows[True]["fails"], rows[True]["stage"]) == ("unmeasured", [], "")
+    assert rows[True]["unknown"]["max-psnr"].startswith("nobody could be run: rmle by aware:retrained")
+    assert (rows[False]["status"], rows[False]["fails"]) == ("refused", ["max-psnr"])
+    assert "cannot be met by any of 1 candidate measured:" in out, "of the other it is not known"
+    assert "Whether --max-psnr is kept is not known at mix, gaussian" in out
+    assert "2 of 2 candidates looked at, 1 of them attacked; of 1 not known" in out
+    code, out, error = seepage(*asked, "--attack", "decoder:train=public")
+    assert code == 2, "a limit that was measured nowhere cannot be asked for here"
+    assert "--max-psnr was measured at no candidate: nobody could be run: decoder" in error
+    assert out.splitlines()[-1].endswith("report.html")
+
+
 def test_what_costs_too_much_is_not_attacked(seepage: Run, victim: str, folder: Path, tmp_path: Path) -> None:
     asked = ("advise", victim, folder, *WHERE, "--defense", "none", "--effort", "quick", "-o", tmp_path / "o")
     code, _, error = seepage(*asked, "--max-psnr", "160", "--max-bytes", "1k")
@@ -124,6 +169,12 @@ def test_what_costs_too_much_is_not_attacked(seepage: Run, victim: str, folder: 
     assert code == 1
     (miss,) = advised(tmp_path / "o")["unmet"]
     assert (miss["key"], miss["value"], miss["excess"]) == ("max-bytes", 64, 54)
+    code, out, _ = seepage(*asked, "--max-psnr", "160", "--max-device-macs", "1")
+    assert code == 1
+    assert (
+        "--max-device-macs 1 multiply-add cannot be met by any of 2 candidates: the nearest, mix, undefended, has 2.3"
+        in out
+    )
     # Each is kept by one of the cuts: a short device by the first, a short message by the last.
     code, out, error = seepage(*asked, "--max-psnr", "160", "--max-bytes", "1k", "--max-device-macs", "10k")
     assert (code, out) == (2, "")

@@ -10,7 +10,7 @@ import pytest
 
 from seepage.report.scatter import stairs
 from seepage.studies.frontier import front
-from seepage.studies.leakage import decile_upper, wilson
+from seepage.studies.leakage import decile_interval, wilson
 from seepage.studies.limits import LimitError, amount, read, require_cost
 from seepage.studies.sweep import DEFAULTS, Setting, SweepError, settings, strengths
 from seepage.types import SeepageError
@@ -67,11 +67,12 @@ def test_what_was_not_seen_may_still_be() -> None:
         assert wilson(0.0, n) == (pytest.approx(0.0, abs=1e-12), pytest.approx(3.8415 / (n + 3.8415), abs=1e-4))
         assert wilson(1.0, n)[0] == pytest.approx(1 - wilson(0.0, n)[1])
     assert wilson(0.5, 10) == (pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))
-    assert decile_upper([1.0, 9.0, 3.0]) == 9.0
+    assert decile_interval([1.0, 9.0, 3.0]) == (1.0, 9.0)
     values = np.random.default_rng(1).normal(size=400)
     tops = np.sort(values)[-40:]
-    assert tops.mean() < decile_upper(values.tolist()) < tops.mean() + 3 * tops.std()
-    assert math.isnan(decile_upper([1.0, math.nan]))
+    low, high = decile_interval(values.tolist())
+    assert tops.mean() - 3 * tops.std() < low < tops.mean() < high < tops.mean() + 3 * tops.std()
+    assert all(map(math.isnan, decile_interval([1.0, math.nan])))
 
 
 def test_limits_are_read_with_their_suffixes() -> None:

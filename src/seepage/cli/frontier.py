@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import note, say, say_json, table
+from .console import complain, note, say, say_json, table
 from .fetching import fetch_equipment, fetch_for
 from .progress import AuditBar
 
@@ -164,7 +164,8 @@ def advise(
 
     Candidates are screened by cheap attacks, the cheapest that pass confirmed by the strongest. A limit on what leaks
     is kept where the upper end of the worst statistic's 95 % interval keeps to it. Exit 0: found; 1: nothing satisfies;
-    2: the limits make no sense, or contradict each other. The same command again finishes what is missing.
+    2: the limits make no sense, contradict each other or cannot be measured here. The same command again finishes what
+    is missing.
     """
     from .. import report
     from ..report import decision
@@ -216,7 +217,11 @@ def advise(
         say(str(page))
     for line in record["missing"]:
         note(f"seepage: {line}")
-    return _code(cells) or (0 if record["answer"] is not None else 1)
+    if (code := _code(cells)) or not record["unmeasured"]:
+        return code or (0 if record["answer"] is not None else 1)
+    key, reason = next(iter(record["unmeasured"].items()))
+    complain(f"--{key} was measured at no candidate: {reason}")
+    return 2
 
 
 def _request(

@@ -17,6 +17,10 @@ from .scatter import AXES, drawing, swatches
 
 _UNITS = {"agreement": "same answers", "cosine": "cosine of the answers"}
 UNDEFENDED = "undefended"
+LOWER_BOUND = (
+    "it is a lower bound: the adapter learned on leaks without the defense, and an attacker who learns on defended "
+    "ones may get more"
+)
 
 
 def write(record: Mapping[str, Any], folder: Path) -> Path:
@@ -91,6 +95,8 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
                 f"{least['layer']}, {setting(least)}: {scale.with_unit(least['leakage'][key]['mean'])}; most at "
                 f"{most['layer']}, {setting(most)}: {scale.with_unit(most['leakage'][key]['mean'])}."
             )
+        if any(point["leakage"][key]["lower_bound"] for point in points if key in point["leakage"]):
+            found.append(f"Where {measure(key).label} is marked so, {LOWER_BOUND}.")
     return found
 
 
@@ -123,7 +129,7 @@ def table(record: Mapping[str, Any]) -> tuple[list[Column], list[tuple[bool, int
         fields.append((text.size(point["bytes"]), "", point["bytes"]))
         macs = point["macs_before"]
         share = macs / max(macs + point["macs_after"], 1)
-        fields.append((text.share(share), f"{text.significant(macs / 1e6)} M multiply-adds", macs))
+        fields.append((text.share(share), text.multiply_adds(macs), macs))
         for key in ("device_ms", "server_ms"):
             took = point[key]
             span = f"{text.number(took['least'], 1)} to {text.number(took['most'], 1)}"
@@ -139,7 +145,8 @@ def _leak(scale: Measure, worst: Mapping[str, Any] | None) -> Field:
     known = "" if worst["attacker"] == "none" else f", {worst['attacker']}"
     interval = f"{scale.show(worst['low'])} to {scale.show(worst['high'])}"
     value = worst["mean"]
-    return scale.with_unit(value), f"{interval}; {who}{known}", None if math.isnan(value) else value
+    bound = ", a lower bound" if worst["lower_bound"] else ""
+    return scale.with_unit(value), f"{interval}; {who}{known}{bound}", None if math.isnan(value) else value
 
 
 COLUMNS = ("layer", "defense", "leaks", "utility", "bytes", "device", "ms", "front")

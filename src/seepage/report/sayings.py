@@ -8,6 +8,7 @@ from ..checks import FEW
 from . import text, words
 from .findings import CIDER_FROM, Finding, Found, rebuilt
 from .glossary import Measure, control_name, measure
+from .protection import learned_undefended
 from .verdict import Verdict, highest_ceiling
 
 RULES = {
@@ -94,8 +95,20 @@ def caveats(found: Sequence[Finding], verdict: Verdict, pictured: Verdict | None
             said.append(f"With only {text.counted(n, 'picture')} every figure may move; run at least {FEW}.")
     if any(finding.kind == "captions" for finding in judged):
         said.append("A caption can be right in words that no reference has, and share words with one by chance.")
+    said += [sentence for finding in judged for sentence in _least(finding)]
     narrower = [] if pictured is None else words.unequal(pictured)
     return (*(sentence for sentence in said if sentence not in narrower), *words.unequal(verdict))
+
+
+def _least(finding: Finding) -> list[str]:
+    """Say where an adapter read defended leaks that had learned on others."""
+    layers = [found.layer for found in finding.layers if learned_undefended(found.best.spec)]
+    if not layers:
+        return []
+    return [
+        f"What {finding.kind} say at {text.listing(layers)} is a lower bound: the adapter learned on leaks without the "
+        "defense, and an attacker who learns on defended ones may get more."
+    ]
 
 
 def line(found: Found, key: str) -> str:

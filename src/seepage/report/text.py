@@ -97,6 +97,22 @@ def size(count: int | None) -> str:
     raise AssertionError("unreachable")
 
 
+def amount(count: float) -> str:
+    """Return a count to three significant digits, with k, M or G where there are thousands and more."""
+    value = count
+    for unit in ("", "k", "M", "G"):
+        if unit == "G" or float(f"{value:.3g}") < 1000:
+            break
+        value /= 1000
+    shown = f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    return f"{shown}{NARROW if unit else ''}{unit}"
+
+
+def multiply_adds(count: float) -> str:
+    """Return a count of multiply-adds with its unit."""
+    return f"{amount(count)} multiply-add{'' if count == 1 else 's'}"
+
+
 def duration(seconds: float | None) -> str:
     """Return seconds as a person would say them."""
     if seconds is None or not math.isfinite(seconds):

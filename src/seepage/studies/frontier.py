@@ -11,6 +11,7 @@ from ..schema import Cell
 from .costs import Costing, Costs
 from .leakage import Worst, worst_of
 from .sweep import Candidate, Sweep, Task, candidate_of
+from .unrun import unrun
 
 LEAKS = ("psnr", "ssim", "cider", "rouge_l", "top1", "rank1")
 """The measures of leakage, of which more is more."""
@@ -48,7 +49,7 @@ def record(sweep: Sweep, cells: Sequence[Cell], costing: Costing) -> dict[str, A
         "deciding": deciding,
         "utility": utility,
         "points": points,
-        "missing": [*sweep.left_out(), *_missing(cells)],
+        "missing": [*sweep.left_out(), *unrun(cells)],
     }
 
 
@@ -84,18 +85,3 @@ def _objectives(item: Mapping[str, Any], metrics: Sequence[str], utility: str | 
     kept = [] if utility is None else [-item["utility"][utility]]
     # Milliseconds are left out: they are measured, and whatever is a little faster by chance would lead.
     return [*(leaks or [math.nan]), *kept, float(item["bytes"]), float(item["macs_before"])]
-
-
-def _missing(cells: Sequence[Cell]) -> list[str]:
-    """Say once what was not run, or failed, for one reason at several candidates."""
-    places: dict[tuple[str, str, str], list[str]] = {}
-    for cell in cells:
-        if cell.status == "done":
-            continue
-        who = cell.spec.attack.partition(":")[0] + (f" by {cell.spec.attacker}" if cell.spec.defenses else "")
-        where = f"{cell.spec.layer}{''.join(f', {name}' for name in cell.spec.defenses)}"
-        places.setdefault((who, cell.status.replace("_", " "), cell.message), []).append(where)
-    return [
-        f"{who}: {status} at {where[0] if len(where) == 1 else f'{len(where)} candidates'}: {message}"
-        for (who, status, message), where in places.items()
-    ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..audit.statistics import RESAMPLES
+from ..report.protection import learned_undefended
 from ..schema import Cell, Stats
 
 SHARES = ("top1", "top5", "rank1", "agreement")
@@ -23,8 +24,10 @@ _PLAIN_WORST = 0.1
 class Worst:
     """One metric by the attack that leaks most of it: the mean with its 95 % interval, and the worst statistic.
 
-    `worst` is the mean of the most-leaking decile, for shares and for gains the mean; `upper` the upper end of its 95 %
-    interval: by bootstrap, for shares Wilson's. `recovery` is 0 at the strongest null control, 1 at the truth.
+    `worst` is the mean of the most-leaking decile, for shares and for gains the mean; `lower` and `upper` are the ends
+    of its 95 % interval: by bootstrap, for shares Wilson's. `recovery` is 0 at the strongest null control, 1 at the
+    truth. `lower_bound` says that the attack learned on leaks without the defense: one that learns on defended leaks
+    may get more.
     """
 
     metric: str
@@ -36,9 +39,18 @@ class Worst:
     low: float
     high: float
     worst: float
+    lower: float
     upper: float
     recovery: float | None = None
+    recovery_low: float | None = None
     recovery_high: float | None = None
+    lower_bound: bool = False
+
+    def around(self, statistic: str) -> tuple[float | None, float | None, float | None]:
+        """Return what `statistic`, `upper` or `recovery_high`, is the upper end of, and that interval's ends."""
+        if statistic == "recovery_high":
+            return self.recovery, self.recovery_low, self.recovery_high
+        return self.worst, self.lower, self.upper
 
 
 def of(cell: Cell, metric: str) -> Worst | None:
@@ -48,13 +60,15 @@ def of(cell: Cell, metric: str) -> Worst | None:
         return None
     share: Stats = cell.summary.get(_SHARES_OF.get(metric, metric), stats)
     if metric in SHARES:
-        worst, upper = stats.mean, max(stats.ci_high, wilson(stats.mean, stats.n)[1])
+        worst, (lower, upper) = stats.mean, wilson(stats.mean, stats.n)
+        lower, upper = min(stats.ci_low, lower), max(stats.ci_high, upper)
     else:
         values = [sample.metrics[metric] for sample in cell.samples if metric in sample.metrics]
-        worst, upper = stats.worst, max(stats.worst, decile_upper(values))
+        worst, (lower, upper) = stats.worst, decile_interval(values)
+        lower, upper = min(stats.worst, lower), max(stats.worst, upper)
     return Worst(
         metric, cell.spec.attack, cell.spec.attacker, stats.n, stats.n_failed, stats.mean, stats.ci_low, stats.ci_high,
-        worst, upper, share.recovery, share.recovery_high,
+        worst, lower, upper, share.recovery, share.recovery_low, share.recovery_high, learned_undefended(cell.spec),
     )  # fmt: skip
 
 
@@ -74,18 +88,19 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def decile_upper(values: Sequence[float]) -> float:
-    """Return the upper end of the bootstrap's 95 % interval of the mean of the tenth of the values that is largest.
+def decile_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the bootstrap's 95 % interval of the mean of the tenth of the values that is largest.
 
-    Of ten values or fewer that is the largest one: nothing beyond it was seen.
+    Of ten values or fewer its upper end is the largest one: nothing beyond it was seen.
     """
     array = np.asarray(values, dtype=np.float64)
     if len(array) == 0 or np.isnan(array).any():
-        return math.nan
+        return math.nan, math.nan
     count = math.ceil(len(array) * _PLAIN_WORST)
     draws = np.random.default_rng(_SEED).integers(0, len(array), size=(RESAMPLES, len(array)))
     tops = -np.sort(-array[draws], axis=1)[:, :count]
-    return float(np.percentile(tops.mean(1), 97.5))
+    low, high = np.percentile(tops.mean(1), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _rank(value: float) -> float:
