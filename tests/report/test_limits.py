@@ -47,6 +47,13 @@ def test_the_table_says_how_far_an_attack_is_from_what_is_possible(tmp_path: Pat
     assert float(line["rank"]) == 90
 
 
+def test_a_bound_from_dfil_alone_shows_it(tmp_path: Path) -> None:
+    (cell,) = bounded(tmp_path, 1e-5, defenses=("gaussian:sigma=1",), attacker="naive")
+    told = Interval(value=23400, low=23000, high=24000)
+    quick = cell.model_copy(update={"bound": cell.bound.model_copy(update={"at_pictures": None, "dfil": told})})
+    assert columns([quick])["MSE over bound"][0].detail == "dFIL 2.3e+04"
+
+
 def test_a_bound_that_there_is_not_shows_its_reason_where_one_is_expected(tmp_path: Path) -> None:
     found = columns(bounded(tmp_path, None, defenses=("uniform:scale=1",), attacker="naive"))
     assert found["Bound on MSE"][0].detail == "jumps"

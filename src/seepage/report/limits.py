@@ -18,9 +18,16 @@ def error_over_bound(cell: Cell) -> float | None:
 
 
 def beside_error(cell: Cell) -> str:
-    """Return what stands under it: the same over what is possible to first order at the pictures themselves."""
+    """Return what stands under it: the same over what is possible to first order at the pictures themselves.
+
+    Where that was not computed, the Fisher information that the bound is from.
+    """
     error, bound = cell.summary.get("mse"), cell.bound
-    if error is None or bound is None or bound.at_pictures is None or bound.at_pictures.value <= 0:
+    if error is None or bound is None:
+        return ""
+    if bound.at_pictures is None and bound.dfil is not None:
+        return f"dFIL {text.significant(bound.dfil.value)}"
+    if bound.at_pictures is None or bound.at_pictures.value <= 0:
         return ""
     return f"at these pictures ×{text.significant(error.mean / bound.at_pictures.value)}"
 
