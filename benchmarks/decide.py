@@ -70,7 +70,7 @@ def confirmed(root: Path, known: dict[str, Any]) -> dict[str, Any]:
     audit = assets.home() / "benchmarks" / "decide" / "audit"
     defended = [word for stage in answer["defenses"] for word in ("--defense", stage)]
     where = ("--layer", answer["layer"], *defended, "--wire", answer["wire"])
-    gate = ("--attack", "joint", "--attack", "rmle", "--fail-if", f"psnr.worst>{MOST:g}", "-o", str(audit))
+    gate = ("--attack", "joint", "--attack", "rmle", "--fail-if", f"psnr.worst_high>{MOST:g}", "-o", str(audit))
     found = _timed(("audit", VICTIM, str(_folder(root, 1)), *where, *gate))
     return {**found, "kept": found["code"] == 0, "leaked": _worst(audit)}
 
