@@ -52,6 +52,15 @@ class Spec(Record):
     judges: dict[str, Judge] = Field(default_factory=dict)
     seed: int = 0
 
+    @property
+    def learned_undefended(self) -> bool:
+        """Whether an attack on a defended leak came trained on leaks without the defense.
+
+        What it gets is a lower bound on what one that learns on defended leaks would.
+        """
+        # Only an adapter learned on leaks: the generator of gan, whose hash a record holds as well, did not.
+        return bool(self.defenses) and self.adapter_sha256 is not None and "adapter=" in self.attack
+
 
 class Cut(Record):
     """Where the model was cut: position among the cuts, shape of one leak, multiply-adds before and after."""

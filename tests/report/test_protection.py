@@ -12,7 +12,7 @@ from said_cells import said
 
 from seepage.report import decision, text
 from seepage.report.findings import findings
-from seepage.report.protection import costs, learned_undefended
+from seepage.report.protection import costs
 from seepage.report.sayings import caveats
 from seepage.report.verdict import verdicts
 from seepage.schema import Cell, Protection
@@ -68,9 +68,9 @@ def test_an_adapter_that_learned_on_other_leaks_is_called_a_lower_bound(tmp_path
         for attack in ("caprecover:adapter=zoo/small", "caprecover:beams=1")
     }
     adapted, retrained = cells.values()
-    assert learned_undefended(adapted.spec)
-    assert not learned_undefended(retrained.spec), "its hash is not that of an adapter"
-    assert not learned_undefended(adapted.spec.model_copy(update={"defenses": ()}))
+    assert adapted.spec.learned_undefended
+    assert not retrained.spec.learned_undefended, "its hash is not that of an adapter"
+    assert not adapted.spec.model_copy(update={"defenses": ()}).learned_undefended
     for cell, lower in ((adapted, True), (retrained, False), (plain, False)):
         (verdict,) = verdicts([cell])
         told = " ".join(caveats(findings(verdict), verdict, None))

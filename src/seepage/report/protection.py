@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..schema import Cell, Protection, Spec
+from ..schema import Cell, Protection
 from . import text
 from .verdict import LayerVerdict, Verdict
 
@@ -20,15 +20,6 @@ def costs(verdict: Verdict, judged: Sequence[Verdict]) -> str:
     claims = next((cell.protection for cell in verdict.cells if cell.protection), ())
     told = (_promise(verdict), _kept(verdict), _sent(verdict, judged), _took(verdict))
     return " ".join(filter(None, (*map(_claim, claims), *told)))
-
-
-def learned_undefended(spec: Spec) -> bool:
-    """Return whether an attack on a defended leak came trained on leaks without the defense.
-
-    What it gets is a lower bound on what one that learns on defended leaks would.
-    """
-    # Only an adapter learned on leaks: the generator of gan, whose hash a record holds as well, did not.
-    return bool(spec.defenses) and spec.adapter_sha256 is not None and "adapter=" in spec.attack
 
 
 def budget_of(cell: Cell) -> tuple[float, float] | None:

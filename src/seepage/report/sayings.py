@@ -8,7 +8,6 @@ from ..checks import FEW
 from . import text, words
 from .findings import CIDER_FROM, Finding, Found, rebuilt
 from .glossary import Measure, control_name, measure
-from .protection import learned_undefended
 from .verdict import Verdict, highest_ceiling
 
 RULES = {
@@ -102,7 +101,7 @@ def caveats(found: Sequence[Finding], verdict: Verdict, pictured: Verdict | None
 
 def _least(finding: Finding) -> list[str]:
     """Say where an adapter read defended leaks that had learned on others."""
-    layers = [found.layer for found in finding.layers if learned_undefended(found.best.spec)]
+    layers = [found.layer for found in finding.layers if found.best.spec.learned_undefended]
     if not layers:
         return []
     return [

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..audit.statistics import RESAMPLES
-from ..report.protection import learned_undefended
 from ..schema import Cell, Stats
 
 SHARES = ("top1", "top5", "rank1", "agreement")
@@ -68,7 +67,7 @@ def of(cell: Cell, metric: str) -> Worst | None:
         lower, upper = min(stats.worst, lower), max(stats.worst, upper)
     return Worst(
         metric, cell.spec.attack, cell.spec.attacker, stats.n, stats.n_failed, stats.mean, stats.ci_low, stats.ci_high,
-        worst, lower, upper, share.recovery, share.recovery_low, share.recovery_high, learned_undefended(cell.spec),
+        worst, lower, upper, share.recovery, share.recovery_low, share.recovery_high, cell.spec.learned_undefended,
     )  # fmt: skip
 
 
