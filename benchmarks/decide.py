@@ -176,10 +176,12 @@ def _lines(name: str, known: dict[str, Any]) -> list[str]:
     if name not in known:
         return []
     found = known[name]
+    # The others go on where they were killed: their clock is that of the last run alone.
+    took = f" after {found['seconds'] / 60:.1f} minutes" if name == "advise" else ""
     lines = [
         found["said"],
         "",
-        f"`{found['command']}`: exit {found['code']} after {found['seconds'] / 60:.1f} minutes.",
+        f"`{found['command']}`: exit {found['code']}{took}.",
         "",
     ]
     if name == "advise":
