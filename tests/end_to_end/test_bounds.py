@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from seepage.audit.bounds import bound
+from seepage.audit.bounds import BUDGETS, bound
 from seepage.audit.request import Request
 from seepage.audit.workbench import Workbench
 from seepage.bounds import LEVELS, NaturalPrior
@@ -68,8 +69,7 @@ def test_a_standard_audit_says_what_the_jacobian_tells_and_why_there_is_no_bound
     for cell in (standard, full):
         assert cell.bound.mse is None
         assert "no noise" in cell.bound.reason
-    assert (standard.bound.exact, standard.bound.pictures) == (False, 2)
-    assert standard.bound.rank.low < 768 <= standard.bound.rank.high
+    assert (standard.bound.exact, standard.bound.pictures) == (True, 2)
     found = full.bound
     assert (found.exact, found.inputs, found.outputs, found.pictures) == (True, 768, 768, 6)
     values = np.linalg.svd(MIX, compute_uv=False)
@@ -77,8 +77,22 @@ def test_a_standard_audit_says_what_the_jacobian_tells_and_why_there_is_no_bound
     assert found.levels == LEVELS
     assert found.rank.low == found.rank.high == 768
     assert found.condition == pytest.approx(values[0] / values[-1], rel=1e-4)
-    assert standard.bound.condition <= found.condition * 1.001
-    assert standard.bound.energy.low < found.energy.value < standard.bound.energy.high
+    assert standard.bound.spectrum == pytest.approx(found.spectrum, rel=1e-4)
+    assert found.spectrum_low == found.spectrum == found.spectrum_high
+
+
+def test_what_is_too_large_to_be_formed_is_estimated(
+    bounded: Callable[..., Bound | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = bounded()
+    monkeypatch.setitem(BUDGETS, "standard", dataclasses.replace(BUDGETS["standard"], exact_up_to=767))
+    found = bounded()
+    assert (whole.exact, found.exact) == (True, False)
+    assert found.rank.low < 768 <= found.rank.high
+    assert found.condition <= whole.condition * 1.001
+    assert found.energy.low < whole.energy.value < found.energy.high
+    for low, value, high in zip(found.spectrum_low, whole.spectrum, found.spectrum_high, strict=True):
+        assert low * 0.999 <= value <= high * 1.001
 
 
 def test_gaussian_noise_bounds_the_error_as_the_closed_form_says(bounded: Callable[..., Bound], home: Path) -> None:

@@ -86,8 +86,8 @@ def test_bounds_count_once_and_only_until_they_are_kept(victim: str, folder: Pat
     bench = Workbench(Request(victim, str(folder), defenses=noise, **asked))
     grid = jobs(bench)
     (bare, defended), again = forecast(bench, grid), forecast(bench, grid)
-    assert bare.bound > 10 * bare.attack > 0, "a spectrum takes hundreds of runs, this attack one a picture"
-    assert defended.bound > bare.bound, "the noise's own bound; the spectrum is the other cell's"
+    assert bare.bound > 100 * bare.attack > 0, "a spectrum takes thousands of runs, this attack one a picture"
+    assert bare.bound > defended.bound > 10 * defended.attack, "the noise's own bound; the spectrum is the other cell's"
     assert again[0].bound == pytest.approx(bare.bound, rel=0.8), "nothing was computed by saying so"
     assert not list(cache.rglob("*.json"))
     spec, split = grid[0].spec, bench.split("wide")
@@ -96,8 +96,8 @@ def test_bounds_count_once_and_only_until_they_are_kept(victim: str, folder: Pat
     found = bound(bench, split, spec, list(range(6)))
     assert found is not None
     assert {path.name for path in cache.rglob("*.json")} == {path.name for path in done}
-    # Two pictures, four probes, 24 steps forward and back, and what finding the model takes.
-    assert times == pytest.approx(2 * 4 * 24, rel=0.1)
+    # Two pictures of 768 numbers, as many directions each, forward and back.
+    assert times == 2 * 2 * 768
     assert runs(bench, split, spec, range(6), None, done) == 0
     assert forecast(bench, grid)[0].bound == 0
     # Quick computes none without noise.

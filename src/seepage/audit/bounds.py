@@ -35,7 +35,7 @@ class Budget:
     probes: int
     steps: int
     draws: int
-    exact_up_to: int = 0
+    exact_up_to: int = bounds.EXACT_UP_TO
     spectrum_probes: int = 4
     spectrum_steps: int = 0
 
@@ -48,7 +48,6 @@ BUDGETS = {
         probes=16,
         steps=48,
         draws=8,
-        exact_up_to=bounds.EXACT_UP_TO,
         spectrum_probes=8,
         spectrum_steps=48,
     ),
@@ -203,10 +202,12 @@ class _Work:
         inputs, outputs = math.prod(self.split.image_shape), math.prod(self.bench.cut(self.split.layer).shape)
         narrow = min(inputs, outputs)
         runs = budget.spectrum_probes * (1.5 + min(budget.spectrum_steps, narrow))
+        # Whole, it is the same whatever an estimate would have spent.
+        spent = {"exact": True} if inputs <= budget.exact_up_to else most
         return [
             self._part(
                 Spectrum,
-                {"what": "spectrum", **_named(picture), **most},
+                {"what": "spectrum", **_named(picture), **spent},
                 lambda draws, picture=picture: bounds.spectrum(self.split.prefix, picture, draws, **most),  # type: ignore[misc]
                 2 * narrow if inputs <= budget.exact_up_to else runs,
             )
