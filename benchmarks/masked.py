@@ -135,7 +135,8 @@ def line(one: Record) -> str:
         low_high = ["–" if number is None else f"{number:.3f}" for number in one["recovery"]]
         control, reached = one["control"]
         cells += [str(one["n"]), f"{one['value']:.1f}{one['unit']}", f"{reached:.1f}{one['unit']} ({control})"]
-        cells += [f"{low_high[0]} [{low_high[1]}, {low_high[2]}]", "yes" if one["sound"] else "no"]
+        masked = one["attacker"] != "none"
+        cells += [f"{low_high[0]} [{low_high[1]}, {low_high[2]}]", ("no", "yes")[one["sound"]] if masked else ""]
     else:
         cells += ["", f"{one['status']}: {one['message']}", "", "", ""]
     return f"| {' | '.join(cells)} |"
