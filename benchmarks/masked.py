@@ -64,7 +64,7 @@ PROBES = ("probe:kind=linear",)
 ROWS = (
     Row("zoo/cifar_resnet20", "layer3.2", "labels", PROBES, 28000, 2000, sends=1),
     Row("zoo/cifar_resnet20", "layer1.2", "pixels", ("joint", "rmle", "decoder:train=public"), 32, 5000),
-    Row("zoo/mobilenet_v2", "features.3", "pixels", ("joint", "rmle"), 8, effort="quick"),
+    Row("zoo/mobilenet_v2", "features.3", "pixels", ("joint", "rmle"), 32, effort="quick"),
 )
 
 
