@@ -203,8 +203,8 @@ def test_noise_is_told_by_its_deviation(text: str, noise: Noise) -> None:
     assert off.std() == pytest.approx(noise.scale, rel=0.05)
     clipped = pipeline(["clip:limit=3", text])
     assert clipped.noise() == noise, "noise on what clipping gives"
-    assert clipped.bends == ("clip to a norm of 3.0",)
-    assert torch.equal(clipped.bent(leak(4)).features, clipped.stages[0].protect(leak(4), draws(4))[0].features)
+    assert clipped.continuous == ("clip to a norm of 3.0",)
+    assert torch.equal(clipped.mapped(leak(4)).features, clipped.stages[0].protect(leak(4), draws(4))[0].features)
     assert pipeline(["clip"]).noise() is None
     assert pipeline(["quantize:bits=4", text]).noise() is None, "a step has no slope from which a bound would follow"
     assert pipeline(["noise-shift"]).noise() is None
@@ -294,7 +294,7 @@ def test_laws_compose() -> None:
     assert pipeline(["gaussian", "clip"]).law().log_likelihood(sent, clean) is None
 
 
-def test_what_draws_and_then_bends_is_averaged_over_draws() -> None:
+def test_what_draws_and_then_continuous_is_averaged_over_draws() -> None:
     clean = leak(2)
     law = pipeline(["gaussian:sigma=3", "clip:limit=0.5,by=value"]).law()
     sends = torch.stack([law.sample(clean, draws(2, turn)).features for turn in range(500)])

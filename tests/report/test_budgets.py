@@ -11,7 +11,8 @@ from report_cells import judged as made
 
 from seepage.report import text
 from seepage.report.protection import costs
-from seepage.report.tables import table, to_csv
+from seepage.report.spreadsheet import to_csv
+from seepage.report.tables import table
 from seepage.report.verdict import verdicts
 from seepage.schema import Cell, Cost, Protection
 

@@ -8,7 +8,7 @@ import pytest
 from report_cells import whole
 
 from seepage import report
-from seepage.report import tables, words
+from seepage.report import spreadsheet, tables, words
 from seepage.schema import Bound, Cell, Interval
 
 LAYER = "features.1"
@@ -42,7 +42,7 @@ def test_the_table_says_how_far_an_attack_is_from_what_is_possible(tmp_path: Pat
     assert f"{over / 1.1:#.2g}".removesuffix(".") in found["MSE over bound"][0].detail
     assert found["Told of"][0].sort == 0.45
     assert "lost" in found["Told of"][0].detail
-    (line,) = csv.DictReader(io.StringIO(tables.to_csv(cells)))
+    (line,) = csv.DictReader(io.StringIO(spreadsheet.to_csv(cells)))
     assert float(line["mse_over_bound"]) == pytest.approx(over)
     assert float(line["rank"]) == 90
 

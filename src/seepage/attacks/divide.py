@@ -192,7 +192,7 @@ class Divide:
                 leak = prefix(truth)
             pictures = inverse(leak)
             off = (pictures - truth) / inverse.place(0).spread
-            again = scaled(prefix)(pictures, (leak, sizes(leak)))
+            again = scaled(lambda x, _: prefix(x))(pictures, (leak, sizes(leak)))
             loss: Tensor = off.square().mean() + self.cycle * again.square().sum(1).mean()
             return loss
 
@@ -224,9 +224,9 @@ class DivideRecoverer(Recoverer):
 
         def search(features: Tensor, rows: Sequence[int]) -> tuple[Tensor, Sequence[Status], Tensor]:
             start = torch.cat([self.inverse(row) for row in torch.split(features.float(), 1)])
-            found = self._refinement().solve(
-                scaled(self.prefix), start, (features, sizes(features)), penalty=total_variation, lower=0.0, upper=1.0
-            )
+            misfit = scaled(lambda x, _: self.prefix(x))
+            target = features, sizes(features)
+            found = self._refinement().solve(misfit, start, target, penalty=total_variation, lower=0.0, upper=1.0)
             images = found.x if isinstance(found.x, Tensor) else found.x[0]
             return images, ended(found.residual, found.status, self.attack.tolerance), found.passes
 

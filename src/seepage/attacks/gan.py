@@ -187,7 +187,7 @@ class GanRecoverer(Recoverer):
         path.write_text(json.dumps(asdict(self.attack)), encoding="utf-8")
 
     def _features(self, target: Float[Tensor, "b ..."]) -> Fit:
-        residual, size = scaled(self.prefix), sizes(target)
+        residual, size = scaled(lambda x, _: self.prefix(x)), sizes(target)
         return lambda images: residual(images, (target, size)).square().sum(1)
 
     def _class(self, scores: Float[Tensor, "b k"]) -> Fit:

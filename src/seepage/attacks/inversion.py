@@ -153,13 +153,7 @@ class Target:
 
     def residual(self, prefix: Prefix) -> Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]:
         """Return x, z -> (what is expected of x - leak) / unit: one weight then suits every layer."""
-
-        def residual(x: Tensor, z: tuple[Tensor, Tensor]) -> Tensor:
-            leak, unit = z
-            off: Tensor = self.expected(prefix(x), leak) - leak
-            return off.flatten(1) / unit
-
-        return residual
+        return scaled(lambda x, leak: self.expected(prefix(x), leak))
 
     def relative(self, residual: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         """Return a residual in units of the leak."""
@@ -172,12 +166,12 @@ def told(law: Law, clean: Leak, sent: Leak) -> Leak | None:
     return law.expected(clean) if found is None else found
 
 
-def scaled(expected: Callable[[Tensor], Tensor]) -> Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]:
-    """Return x, (leak, size) -> (expected(x) - leak) / size."""
+def scaled(expected: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]:
+    """Return x, (leak, size) -> (expected(x, leak) - leak) / size."""
 
     def residual(x: Tensor, z: tuple[Tensor, Tensor]) -> Tensor:
         leak, size = z
-        off: Tensor = expected(x) - leak
+        off: Tensor = expected(x, leak) - leak
         return off.flatten(1) / size
 
     return residual

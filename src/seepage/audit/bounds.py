@@ -110,7 +110,7 @@ def noise_of(spec: Spec, stages: Pipeline) -> Noise | str:
         return bounds.unbounded(None)
     try:
         found = stages.noise()
-        first = len(stages.bends)
+        first = len(stages.continuous)
     except DefenseError as error:
         return str(error)
     if found is None and first == len(spec.defenses):
@@ -143,7 +143,7 @@ class _Part(Generic[T]):
 class _Work:
     """The computations of one cut, each kept on disk under what determines it.
 
-    Noise is what the defense adds to `sent`: the features, bent by what comes before it.
+    Noise is what the defense adds to `sent`: the features, mapped by what comes before it.
     """
 
     def __init__(
@@ -151,14 +151,14 @@ class _Work:
     ) -> None:
         self.bench, self.split, self.seed, self.budget, self.defense = bench, split, seed, budget, defense
         self.prior = NaturalPrior(split.image_shape)
-        self.bends = {} if defense is None or not defense.bends else {"bends": list(defense.bends)}
+        self.continuous = {} if defense is None or not defense.continuous else {"continuous": list(defense.continuous)}
 
     def sent(self, images: Tensor) -> Tensor:
         """Map pictures to what noise is added to."""
         features: Tensor = self.split.prefix(images)
-        if self.defense is None or not self.bends:
+        if self.defense is None or not self.continuous:
             return features
-        return self.defense.bent(Leak(features, LeakHeader("", "", "", ""))).features
+        return self.defense.mapped(Leak(features, LeakHeader("", "", "", ""))).features
 
     def bound(self, indices: Sequence[int], noise: Noise | None, sends: int) -> Bound:
         """Return what the budget asks for, at the first pictures of `indices`."""
@@ -220,7 +220,7 @@ class _Work:
         return [
             self._part(
                 Estimate,
-                {"what": "dfil", "probes": probes, **_named(picture), **self.bends},
+                {"what": "dfil", "probes": probes, **_named(picture), **self.continuous},
                 lambda draws, picture=picture: bounds.dfil(self.sent, picture, unit, draws, probes=probes),  # type: ignore[misc]
                 1.5 * probes,
             )
@@ -229,7 +229,7 @@ class _Work:
 
     def _at(self, pictures: Sequence[Tensor], noise: Noise, sends: int) -> list[_Part[Estimate]]:
         spent = {"probes": self.budget.probes, "steps": self.budget.steps}
-        asked = {"noise": asdict(noise), "sends": sends, **self.bends}
+        asked = {"noise": asdict(noise), "sends": sends, **self.continuous}
         return [
             self._part(
                 Estimate,
@@ -245,7 +245,7 @@ class _Work:
     def _van_trees(self, noise: Noise, sends: int) -> _Part[Estimate]:
         budget = self.budget
         spent = {"probes": budget.probes, "steps": budget.steps, "draws": budget.draws}
-        asked = {"noise": asdict(noise), "sends": sends, **self.bends}
+        asked = {"noise": asdict(noise), "sends": sends, **self.continuous}
         like = torch.empty(0, device=self.split.device)
         return self._part(
             Estimate,

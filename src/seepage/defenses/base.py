@@ -162,7 +162,7 @@ class BuiltIn(ABC):
         return payload.filled()
 
     @property
-    def bends(self) -> str | None:
+    def continuous(self) -> str | None:
         """What names the defense as a continuous map of the features, drawing nothing; None where it is none."""
         return None
 

@@ -56,7 +56,7 @@ class Clip(Transform):
         return self.limit * self.usual
 
     @property
-    def bends(self) -> str:
+    def continuous(self) -> str:
         """The map that clipping is: noise that comes after it is noise on what it gives."""
         return f"clip to a {self.by} of {self.most!r}"
 

@@ -134,19 +134,19 @@ class Pipeline:
         return payload
 
     def noise(self) -> Noise | None:
-        """Return the noise of the first stage after those that `bent` applies: what comes later can only lose more."""
-        first = next(iter(self.stages[len(self.bends) :]), None)
+        """Return the noise of the first stage that `mapped` leaves out: what comes later can only lose more."""
+        first = next(iter(self.stages[len(self.continuous) :]), None)
         return first.noise() if isinstance(first, BuiltIn) else None
 
     @property
-    def bends(self) -> tuple[str, ...]:
+    def continuous(self) -> tuple[str, ...]:
         """What names the continuous maps that come first."""
-        named = (stage.bends if isinstance(stage, BuiltIn) else None for stage in self.stages)
+        named = (stage.continuous if isinstance(stage, BuiltIn) else None for stage in self.stages)
         return tuple(itertools.takewhile(lambda name: name is not None, named))  # type: ignore[arg-type]
 
-    def bent(self, leak: Leak) -> Leak:
+    def mapped(self, leak: Leak) -> Leak:
         """Apply the continuous maps that come first; gradients pass through them."""
-        for stage in self.stages[: len(self.bends)]:
+        for stage in self.stages[: len(self.continuous)]:
             leak = stage.protect(leak, ())[0]
         return leak
 
@@ -180,8 +180,10 @@ class PipelineLaw:
         """Return what is expected given what the last stage shows of its draw; None where it shows nothing."""
         *before, last = self.pipeline.stages
         law = last.law()
-        found = PipelineLaw(Pipeline(tuple(before))).expected(clean) if isinstance(law, Telling) else None
-        return law.matched(found, sent) if found is not None and isinstance(law, Telling) else None
+        if not isinstance(law, Telling):
+            return None
+        reaching = PipelineLaw(Pipeline(tuple(before))).expected(clean)
+        return None if reaching is None else law.matched(reaching, sent)
 
     def estimate(self, sends: Sequence[Leak]) -> Leak:
         """Return the best guess at the clean leak, stage by stage from the last."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from ..schema import Cell
 from .html import render
 from .redact import redacted
-from .tables import rows, to_csv
+from .spreadsheet import to_csv
+from .tables import rows
 from .verdict import LayerVerdict, Verdict, distinct, verdicts
 
 __all__ = ["LayerVerdict", "Verdict", "rows", "verdicts", "write"]
