@@ -29,7 +29,7 @@ from seepage.data.archive import folder_of
 from seepage.inverses import Generic, Step, Target, steps, unknowns
 from seepage.priors import total_variation
 from seepage.priors.ridge import Layout
-from seepage.types import Solution
+from seepage.solvers import Solution
 from seepage.victims.cut import cut
 from seepage.victims.kinds import RESIDUAL
 from seepage.victims.layers import layers

@@ -14,7 +14,6 @@ same twenty by name.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import html
 import json
@@ -29,6 +28,7 @@ from typing import Any
 
 import torch
 
+import asked
 from caption_chart import chart
 from seepage import assets, data
 from seepage.attacks.caprecover import adapter
@@ -277,9 +277,7 @@ def main(wanted: Sequence[str], listing: bool, page: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", action="append", default=[], help="run the rows whose name holds this text")
-    parser.add_argument("--list", action="store_true", help="print the names of the rows")
+    parser = asked.parser(__doc__)
     parser.add_argument("--sheet", type=Path, help="write a page of twenty photographs and their captions")
     given = parser.parse_args()
     main(given.rows, given.list, given.sheet)

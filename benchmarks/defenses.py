@@ -13,7 +13,6 @@ of an audit: a kill loses nothing, the same command goes on. Writes `results/def
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -26,6 +25,7 @@ from typing import Any
 
 import torch
 
+import asked
 import noise
 from seepage import assets
 from seepage.audit.plan import jobs
@@ -257,8 +257,6 @@ def main(wanted: Sequence[str], *, listing: bool, results: Path = RESULTS) -> No
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", action="append", default=[], help="run the rows whose name holds this text")
-    parser.add_argument("--list", action="store_true", help="print the names of the rows")
+    parser = asked.parser(__doc__)
     given = parser.parse_args()
     main(given.rows, listing=given.list)

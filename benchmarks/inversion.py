@@ -10,7 +10,6 @@ and passes are a picture's, fitting included. Writes `results/inversion.md` and 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -24,6 +23,7 @@ from typing import Any
 
 import torch
 
+import asked
 from seepage import assets
 from seepage.audit.request import Request
 from seepage.audit.run import run_audit
@@ -237,9 +237,7 @@ def main(wanted: Iterable[str], listing: bool) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", action="append", default=[], help="run the rows whose name holds this text")
-    parser.add_argument("--list", action="store_true", help="print the names of the rows")
+    parser = asked.parser(__doc__)
     parser.add_argument("--beside", action="store_true", help="mark seconds: another run shares the machine")
     arguments = parser.parse_args()
     BESIDE = arguments.beside

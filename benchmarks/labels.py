@@ -11,7 +11,6 @@ every row. The victim's own accuracy on these files is no ceiling, as an attacke
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -23,6 +22,7 @@ from typing import Any
 
 import torch
 
+import asked
 from seepage import assets
 from seepage.audit.request import Request
 from seepage.audit.run import run_audit
@@ -152,9 +152,7 @@ def main(wanted: Sequence[str], listing: bool, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", action="append", default=[], help="run the rows whose name holds this text")
-    parser.add_argument("--list", action="store_true", help="print the names of the rows")
+    parser = asked.parser(__doc__)
     parser.add_argument("--steps", type=int, default=1500, help="steps of a read-out's training")
     given = parser.parse_args()
     main(given.rows, given.list, given.steps)

@@ -1,6 +1,6 @@
 """The one-time mask attacked: what every attacker gets of a leak under it, on real networks and pictures.
 
-    SEEPAGE_DATA=... python benchmarks/masked.py [--rows TEXT]...
+    SEEPAGE_DATA=... python benchmarks/masked.py [--rows TEXT]... [--list]
 
 Whoever knows the mask takes its law's estimate, trains on masked leaks or averages sends; whoever does not takes what
 is sent for the leak. Labels: a linear probe on CIFAR-10, trained on some of its train files and asked about 28,000
@@ -12,7 +12,6 @@ Writes `results/masked.md` and `.json`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -24,6 +23,7 @@ from typing import Any
 
 import torch
 
+import asked
 import inversion
 import noise
 from seepage import assets, data
@@ -151,8 +151,12 @@ def write(records: Sequence[Record], results: Path = RESULTS) -> None:
     (results / "masked.md").write_text("\n".join([*lines, *map(line, records), ""]))
 
 
-def main(wanted: Sequence[str]) -> None:
+def main(wanted: Sequence[str], *, listing: bool) -> None:
     """Run the rows that are wanted, and write the tables after each."""
+    chosen = [row for row in ROWS if not wanted or any(text in row.name for text in wanted)]
+    if listing:
+        print("\n".join(row.name for row in chosen))
+        return
     if "SEEPAGE_DATA" not in os.environ:
         raise SystemExit("masked: set SEEPAGE_DATA to the folder with cifar10_jpeg.zip")
     root = Path(os.environ["SEEPAGE_DATA"])
@@ -160,9 +164,7 @@ def main(wanted: Sequence[str]) -> None:
     path = RESULTS / "masked.json"
     known: list[Record] = json.loads(path.read_text()) if path.exists() else []
     order = [row.name for row in ROWS]
-    for row in ROWS:
-        if wanted and not any(text in row.name for text in wanted):
-            continue
+    for row in chosen:
         fresh = [record(row, cell) for cell in run(row, root)]
         known = [one for one in known if one["row"] != row.name and one["row"] in order] + fresh
         known.sort(key=lambda one: order.index(one["row"]))
@@ -171,6 +173,5 @@ def main(wanted: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", action="append", default=[], help="run the rows whose name holds this text")
-    main(parser.parse_args().rows)
+    given = asked.parser(__doc__).parse_args()
+    main(given.rows, listing=given.list)

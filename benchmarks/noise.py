@@ -17,7 +17,6 @@ are written after every row. Writes `results/noise.md` and `.json`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -29,6 +28,7 @@ from typing import Any, ClassVar
 
 import torch
 
+import asked
 import inversion
 from seepage import assets, data
 from seepage.attacks.caprecover import adapter
@@ -342,8 +342,6 @@ def main(wanted: Sequence[str], *, listing: bool, sizes: Sizes | None = None, re
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", action="append", default=[], help="run the rows whose name holds this text")
-    parser.add_argument("--list", action="store_true", help="print the names of the rows")
+    parser = asked.parser(__doc__)
     given = parser.parse_args()
     main(given.rows, listing=given.list)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from seepage.types import Segment, Solution
+from seepage.solvers import Solution
+from seepage.types import Segment
 
 
 def segment(module: nn.Module, in_shape: tuple[int, ...], kind: str | None = None) -> Segment:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from seepage import registry
 from seepage.inverses import Constrained, Split, Target
 from seepage.inverses.activations import PIECEWISE, Activations, activations, grouped
+from seepage.solvers import Solution
 from seepage.solvers.augmented_lagrangian import AugmentedLagrangian
-from seepage.types import Segment, Solution
+from seepage.types import Segment
 from seepage.victims.cifar import PostActivationBlock, PreActivationBlock
 from seepage.victims.faces import FaceResidual
 

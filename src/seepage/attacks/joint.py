@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..priors import CorrectedDecoder, Corrections, Spectrum, dead_leaves, log_error, total_variation
 from ..registry import register
-from ..solvers import Adam, LevenbergMarquardt
+from ..solvers import Adam, LevenbergMarquardt, Solution
 from ..solvers.cg import Operator
 from ..types import (
     Access,
@@ -30,7 +30,6 @@ from ..types import (
     Recoverer,
     Recovers,
     Recovery,
-    Solution,
     Status,
 )
 from .chores import Chore

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..registry import register
-from ..solvers import Problem, cg
+from ..solvers import Problem, Solution, cg
 from ..solvers.linearise import Linearised
-from ..types import Segment, Solution, Status
+from ..types import Segment, Status
 from .generic import Generic
 from .patches import patchwise
 from .rule import AFFINE, Target, misfit, unknowns

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..registry import register
+from ..solvers import Solution
 from ..solvers.augmented_lagrangian import ROUND, STEP, AugmentedLagrangian
-from ..types import Segment, Solution
+from ..types import Segment
 from .activations import PIECEWISE, Activations, activations, grouped
 from .rule import Target, misfit
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..registry import register
-from ..solvers import Adam, LevenbergMarquardt, Polish
-from ..types import Segment, Solution, Solver
+from ..solvers import Adam, LevenbergMarquardt, Polish, Solution, Solver
+from ..types import Segment
 from .rule import FALLBACK, Fit, Target, followed, plain, unknowns
 
 _FEWEST_INNER, _MOST_INNER = 8, 100

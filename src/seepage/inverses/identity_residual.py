@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 
 from ..registry import register
+from ..solvers import Solution
 from ..solvers.anderson import Anderson
-from ..types import Segment, Solution
+from ..types import Segment
 from .generic import Generic, polish
 from .rule import Target, followed, in_double, misfit, plain, unknowns
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..registry import register
-from ..solvers import Adam
-from ..types import Segment, Solution, Status
+from ..solvers import Adam, Solution
+from ..types import Segment, Status
 from .affine import Affine
 from .ending import pooled, roofs
 from .generic import Generic

@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 
 from ..registry import register
-from ..types import Segment, Solution
+from ..solvers import Solution
+from ..types import Segment
 from .ending import Ending, ending
 from .generic import Generic
 from .rule import Fit, Target, misfit, unknowns

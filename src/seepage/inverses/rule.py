@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .. import registry
-from ..types import Segment, Solution, Status
+from ..solvers import Solution
+from ..types import Segment, Status
 
 FALLBACK = "generic"
 AFFINE = "affine"

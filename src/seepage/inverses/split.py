@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..registry import register
-from ..solvers import Adam
-from ..types import Segment, Solution
+from ..solvers import Adam, Solution
+from ..types import Segment
 from .activations import RELUS, Activations, activations, grouped
 from .rule import Target, misfit
 

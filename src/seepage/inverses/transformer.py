@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..registry import register
-from ..solvers import DenseMarquardt, NewtonKrylov
-from ..types import Segment, Solution, Status
+from ..solvers import DenseMarquardt, NewtonKrylov, Solution
+from ..types import Segment, Status
 from .halves import Halves, halves
 from .identity_residual import IdentityResidual
 from .rule import Target, better, sizes, unknowns

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .adam import Adam
 from .cg import Inverted, cg
+from .contract import Solution, Solver
 from .dense import DenseMarquardt
 from .gmres import gmres
 from .lbfgs import LBFGS
@@ -23,6 +24,8 @@ __all__ = [
     "NewtonKrylov",
     "Polish",
     "Problem",
+    "Solution",
+    "Solver",
     "State",
     "Variable",
     "cg",

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..types import Solution
+from .contract import Solution
 from .solve import DIVERGED, Bound, Problem, State, Variable, drive, start
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-12
@@ -53,7 +53,7 @@ class Adam:
         lower: Bound = None,
         upper: Bound = None,
     ) -> Solution:
-        """Return where descent from `x0` ends. Shapes as in `types.Solver`; never raises for what a row does."""
+        """Return where descent from `x0` ends. Shapes as in `Solver`; never raises for what a row does."""
         problem, x = Problem.of(residual_fn, x0, z, penalty, lower, upper)
         return drive(self, problem, x, self.steps)
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..types import Solution
+from .contract import Solution
 from .levenberg_marquardt import LevenbergMarquardt
 from .solve import Bound, Problem, State, Variable, drive, start
 
@@ -63,7 +63,7 @@ class AugmentedLagrangian:
     ) -> Solution:
         """Return where the multipliers lead from `x0`; `parts_fn` maps x, z to f, "b m", and c, "b k".
 
-        Otherwise as `types.Solver`. The solution's residual is |f|; |c| is in the status of each row.
+        Otherwise as `Solver`. The solution's residual is |f|; |c| is in the status of each row.
         """
         problem, x = Problem.of(lambda x, z: torch.cat(parts_fn(x, z), 1), x0, z, None, lower, upper)
         return drive(_Rounds(self, parts_fn), problem, x, self.rounds)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..types import Solution
+from .contract import Solution
 from .solve import Bound, Problem, State, Variable, arrived, drive, measured
 
 _BYTES, _AT_ONCE = 2**28, 64
@@ -50,7 +50,7 @@ class DenseMarquardt:
         lower: Bound = None,
         upper: Bound = None,
     ) -> Solution:
-        """Return where descent from `x0` ends. Shapes as in `types.Solver`; iterates are clamped to the bounds.
+        """Return where descent from `x0` ends. Shapes as in `Solver`; iterates are clamped to the bounds.
 
         Raises:
             ValueError: a penalty was given.

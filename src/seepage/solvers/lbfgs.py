@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..types import Solution
+from .contract import Solution
 from .solve import Bound, Problem, State, Variable, drive, start
 
 _SUFFICIENT = 1e-4
@@ -55,7 +55,7 @@ class LBFGS:
         lower: Bound = None,
         upper: Bound = None,
     ) -> Solution:
-        """Return where descent from `x0` ends. Shapes as in `types.Solver`; never raises for what a row does."""
+        """Return where descent from `x0` ends. Shapes as in `Solver`; never raises for what a row does."""
         problem, x = Problem.of(residual_fn, x0, z, penalty, lower, upper)
         return drive(self, problem, x, self.steps)
 

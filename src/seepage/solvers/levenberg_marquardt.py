@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..types import Solution
 from .cg import Operator, cg
+from .contract import Solution
 from .linearise import Linearised
 from .solve import Bound, Problem, State, Variable, arrived, drive, start
 
@@ -69,7 +69,7 @@ class LevenbergMarquardt:
         lower: Bound = None,
         upper: Bound = None,
     ) -> Solution:
-        """Return where descent from `x0` ends. Shapes as in `types.Solver`; never raises for what a row does."""
+        """Return where descent from `x0` ends. Shapes as in `Solver`; never raises for what a row does."""
         problem, x = Problem.of(residual_fn, x0, z, penalty, lower, upper)
         return drive(self, problem, x, self.steps)
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..types import Solution
+from .contract import Solution
 from .gmres import gmres
 from .linearise import Linearised
 from .solve import Bound, Problem, State, Variable, arrived, drive, measured
@@ -57,7 +57,7 @@ class NewtonKrylov:
         lower: Bound = None,
         upper: Bound = None,
     ) -> Solution:
-        """Return each row's iterate of least residual. Shapes as in `types.Solver`; iterates are clamped to the bounds.
+        """Return each row's iterate of least residual. Shapes as in `Solver`; iterates are clamped to the bounds.
 
         Raises:
             ValueError: a penalty was given, or the residual has not as many numbers as the unknown.

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..types import Solution, Solver, Status
+from ..types import Status
+from .contract import Solution, Solver
 from .levenberg_marquardt import LevenbergMarquardt
 from .solve import Bound, Variable
 
@@ -38,7 +39,7 @@ class Polish:
         lower: Bound = None,
         upper: Bound = None,
     ) -> Solution:
-        """Return where the second solver ends, the first where that is better. Shapes as in `types.Solver`."""
+        """Return where the second solver ends, the first where that is better. Shapes as in `Solver`."""
         found = self.first.solve(residual_fn, x0, z, penalty=penalty, lower=lower, upper=upper)  # type: ignore[arg-type]
         near = torch.isfinite(found.residual) & (found.residual <= self.floor)
         near &= torch.tensor([status.kind == "stopped" for status in found.status], device=near.device)

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..types import Shape, Solution, Status
+from ..types import Shape, Status
+from .contract import Solution
 
 Variable = Tensor | tuple[Tensor, ...]
 Bound = float | Tensor | tuple[float | Tensor | None, ...] | None
