@@ -84,7 +84,7 @@ def run(row: Row, root: Path) -> list[Cell]:
     small = "cifar" in row.victim
     request = Request(
         row.victim,
-        _images(row, files) if small else inversion.pictures(root)["photographs"],
+        _images(row, files) if small else inversion.pictures(root)["more photographs"],
         layers=(row.layer,),
         attacks=row.attacks,
         defenses=("mask",),
