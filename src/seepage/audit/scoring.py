@@ -31,6 +31,7 @@ from ..types import (
     SeepageError,
     Status,
 )
+from .derangement import Derangement
 from .exposure import Exposure
 from .likelihoods import SHUFFLED, ZERO_FEATURES, Likelihoods
 from .residual import residuals
@@ -66,10 +67,7 @@ class Scorer:
         self._judge = bench.judge(recovers)
         self._likelihoods = Likelihoods(bench, recoverer, self._asked, self._other_leak)
         self._of_zeros: Recovery | None = None
-        # In no order of theirs: pictures often lie class by class, and the next one's label is then one's own.
-        draws = seeding.generator(bench.request.seed, "control", SHUFFLED)
-        self._ring: list[int] = torch.randperm(len(bench.source), generator=draws).tolist()
-        self._place = {index: place for place, index in enumerate(self._ring)}
+        self._ring = Derangement(bench.source.entries, bench.hashes, bench.request.seed, SHUFFLED)
 
     def score(self, indices: Sequence[int], truth: Pictures, leak: Leak, recovery: Recovery) -> Scored:
         """Score recoveries, none of them failed, of the pictures at `indices`, and what else their leak tells."""
@@ -98,7 +96,7 @@ class Scorer:
                 controls[row][name] = controls[row].get(name, {}) | values
         for row, index in enumerate(indices):
             metrics[row] |= self._found(leak, row, index)
-            other = next(self._following(index, "captions"), None)
+            other = next(self._ring.others(index, "captions"), None)
             values = {} if other is None else self._found(leak, row, other)
             if values:
                 controls[row][SHUFFLED] = controls[row].get(SHUFFLED, {}) | values
@@ -256,7 +254,7 @@ class Scorer:
 
     def _readable(self, index: int, having: str) -> Iterator[tuple[int, Pictures]]:
         source = self._bench.source
-        for other in self._following(index, having):
+        for other in self._ring.others(index, having):
             entry = source.entries[other]
             try:
                 image = self._split.load(entry.path)[None]
@@ -264,18 +262,6 @@ class Scorer:
                 continue
             label = torch.tensor([UNLABELLED if entry.label is None else entry.label])
             yield other, Pictures(image, (entry.id,), label, source.classes, (entry.captions,))
-
-    def _following(self, index: int, having: str) -> Iterator[int]:
-        """The other pictures in the derangement's order, without copies of this one."""
-        place, count = self._place[index], len(self._ring)
-        for step in range(1, count):
-            other = self._ring[(place + step) % count]
-            if self._bench.hashes[other] == self._bench.hashes[index]:
-                continue
-            entry = self._bench.source.entries[other]
-            wanted = {"captions": any(map(words, entry.captions)), "label": entry.label is not None}
-            if wanted.get(having, True):
-                yield other
 
 
 def _as_recovery(images: Tensor) -> Recovery:
