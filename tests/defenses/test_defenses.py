@@ -291,7 +291,9 @@ def test_laws_compose() -> None:
     assert torch.equal(law.log_likelihood(sent, clean), alone)
     assert torch.equal(law.expected(clean).features, clipped.features)
     assert pipeline(["gaussian", "laplace"]).law().log_likelihood(sent, clean) is None
-    assert pipeline(["gaussian", "clip"]).law().log_likelihood(sent, clean) is None
+    assert pipeline(["dropout", "project"]).law().log_likelihood(sent, clean) is None
+    after = pipeline(["clip:limit=3", "gaussian:sigma=0.2", "clip:limit=1e9"]).law()
+    assert torch.equal(after.log_likelihood(sent, clean), alone), "what changes nothing hides nothing"
 
 
 def test_what_draws_and_then_continuous_is_averaged_over_draws() -> None:

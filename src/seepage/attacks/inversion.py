@@ -137,8 +137,8 @@ class Target:
         if law.log_likelihood(sent, sent) is None:
             return Target(features, sizes(features), expected, guess)
         draws = seeding.generators(0, "law", seeding.row_hashes(features))
-        noise = law.sample(sent, draws).features - expected(features, features)
-        deviation = sizes(noise) / math.sqrt(features[0].numel())
+        again = law.sample(sent, draws).features
+        deviation = sizes(again - expected(features, again)) / math.sqrt(features[0].numel())
         return Target(features, deviation, expected, guess, NaturalPrior(image_shape).surprise)
 
     @staticmethod

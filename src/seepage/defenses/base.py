@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import registry
@@ -128,11 +129,30 @@ class Weighed(Protocol):
     def payload(self, payload: Payload, shape: Shape) -> Payload: ...
 
 
+@runtime_checkable
+class Showing(Protocol):
+    """A law whose draw shows in zeros, by which `matched` goes, though more was done to the send since.
+
+    `shown` is the leak where a send tells it, zero elsewhere; None where too little can be told. `blur` is how far each
+    row's numbers are off, as a standard deviation, by what was done since.
+    """
+
+    def shown(self, sent: Leak, blur: Float[Tensor, "b"]) -> Leak | None: ...
+
+
+@runtime_checkable
+class Blurring(Protocol):
+    """A law that says how far the numbers that it estimates from one send are off, as a standard deviation a row."""
+
+    def blur(self, sent: Leak) -> Float[Tensor, "b"]: ...
+
+
 class BuiltIn(ABC):
     """Base of the built-in defenses, which are frozen dataclasses.
 
     `randomised`: two sends of a leak differ. `affine`: a mean goes through it as the leak does. `keeps_secret`:
-    `restore` undoes it with what `protect` kept.
+    `restore` undoes it with what `protect` kept. `moves_zeros`: a zero may come out as another number. `gathers`: of a
+    pipeline's stages that draw, several sends are made one at the one where it is largest.
     """
 
     holder: ClassVar[str]
@@ -140,6 +160,8 @@ class BuiltIn(ABC):
     randomised: ClassVar[bool] = False
     affine: ClassVar[bool] = False
     keeps_secret: ClassVar[bool] = False
+    moves_zeros: ClassVar[bool] = False
+    gathers: ClassVar[int] = 0
 
     def fit(self, leaks: Iterator[Leak]) -> Defense:
         """Return the defense as it is: there is nothing to learn."""
@@ -176,6 +198,11 @@ def learned(defense: T, name: str, value: object) -> T:
     found = copy.copy(defense)
     object.__setattr__(found, name, value)
     return found
+
+
+def randomised(stage: Defense) -> bool:
+    """A defense that does not say is taken to draw."""
+    return bool(getattr(stage, "randomised", True))
 
 
 def applied(leak: Leak, defense: object, features: Tensor) -> Leak:

@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ..registry import register
 from ..types import Generators, Law, Leak, Secret, Shape
 from .base import EVERYONE, BuiltIn, Payload, applied, drawn, learned
 from .moments import rows_of
+
+_AWAY, _PLAIN = 20.0, 36.0
+"""Variances of what was done since: beyond so many a number was sent, and numbers are to have so many on the mean."""
 
 
 @register("defense", "dropout")
@@ -28,6 +32,7 @@ class Dropout(BuiltIn):
     protects_from: ClassVar[tuple[str, ...]] = EVERYONE
     randomised: ClassVar[bool] = True
     affine: ClassVar[bool] = True
+    gathers: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate < 1:
@@ -65,6 +70,20 @@ class DropoutLaw:
     def expected(self, clean: Leak) -> Leak:
         """Return the leak itself."""
         return clean
+
+    def shown(self, sent: Leak, blur: Float[Tensor, "b"]) -> Leak | None:
+        """Return what was sent, zero where it may be what was done to a zero since: to take that for a number sent is
+        worse than to leave a small number out. None where too few are larger."""
+        flat, off = sent.features.flatten(1), blur[:, None].to(sent.features).square()
+        kept = (flat.square().mean(1, keepdim=True) - off) / (1 - self.defense.rate)
+        if (kept < _PLAIN * off).any():
+            return None
+        seen = (flat.square() > _AWAY * off).view_as(sent.features)
+        return sent.with_features(sent.features * seen)
+
+    def blur(self, sent: Leak) -> Float[Tensor, "b"]:
+        """Return zeros: what came through is as it was."""
+        return sent.features.new_zeros(len(sent))
 
     def matched(self, clean: Leak, sent: Leak) -> Leak:
         """Return what is sent where the same numbers are dropped: which is in plain sight.

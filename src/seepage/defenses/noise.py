@@ -177,6 +177,10 @@ class NoiseLaw:
         low, high = (ordered[last // 2], ordered[last - last // 2]) if self.kind == "laplace" else ordered[[0, last]]
         return sends[0].with_features((low + high) / 2)
 
+    def blur(self, sent: Leak) -> Float[Tensor, "b"]:
+        """Return the noise's deviation."""
+        return sent.features.new_full((len(sent),), self.width * DEVIATION[self.kind])
+
     def log_likelihood(self, sent: Leak, clean: Leak) -> Float[Tensor, "b"] | None:
         """Return the density's logarithm, in nats; None for noise of no width."""
         if self.width == 0:

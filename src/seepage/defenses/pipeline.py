@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from .. import registry, seeding
-from ..types import Defense, Generators, Law, Leak, Noise, Secret, Shape, Telling
-from .base import BuiltIn, DefenseError, Payload, Weighed
+from ..types import Defense, Generators, Law, Leak, Noise, Secret, Shape
+from .base import BuiltIn, DefenseError, Payload, Weighed, channel_axis, randomised
+from .composed import PipelineLaw
 from .mask import Mask
-
-_DRAWS = 32
 
 
 def pipeline(texts: Iterable[str]) -> Pipeline:
@@ -61,7 +60,7 @@ class Pipeline:
     @property
     def randomised(self) -> bool:
         """Whether two sends of a leak differ."""
-        return any(map(_randomised, self.stages))
+        return any(map(randomised, self.stages))
 
     @property
     def keeps_secret(self) -> bool:
@@ -78,11 +77,9 @@ class Pipeline:
             if not known:
                 pool.extend(leaks)
                 known = True
+            before = Pipeline(tuple(fitted[:upto])).law()
             for leak in pool:
-                draws = seeding.generators(0, "fit", seeding.row_hashes(leak.features))
-                for stage in fitted[:upto]:
-                    leak = stage.law().sample(leak, draws)
-                yield leak
+                yield before.sample(leak, seeding.generators(0, "fit", seeding.row_hashes(leak.features)))
 
         for place, stage in enumerate(self.stages):
             fitted.append(stage.fit(reaching(place)))
@@ -97,7 +94,9 @@ class Pipeline:
         """Apply every stage; return what is sent and what all of them keep, numbered."""
         kept: dict[str, Tensor] = {}
         for place, stage in enumerate(self.stages):
-            leak, secret = stage.protect(leak, generators)
+            given = leak
+            leak, secret = stage.protect(given, generators)
+            leak = self.kept(place, given, leak)
             if secret is not None:
                 kept |= {f"{place}.{name}": value for name, value in secret.tensors.items()}
         return leak, Secret(kept) if kept else None
@@ -122,7 +121,7 @@ class Pipeline:
 
     def law(self) -> Law:
         """Return the law of all stages together."""
-        return PipelineLaw(self)
+        return PipelineLaw(self.stages, self.kept)
 
     def payload(self, payload: Payload, shape: Shape) -> Payload:
         """Return what a row weighs after all stages, what carries their secrets included.
@@ -132,6 +131,23 @@ class Pipeline:
         for stage in self.stages:
             payload = stage.payload(payload, shape) if isinstance(stage, Weighed) else payload.filled()
         return payload
+
+    def kept(self, place: int, given: Leak, made: Leak) -> Leak:
+        """Return what a stage makes of a leak, but zeros for those that its reader is told of: they are not sent."""
+        if not getattr(self.stages[place], "moves_zeros", False):
+            return made
+        shape = tuple(given.features.shape[1:])
+        saving = Pipeline(self.stages[:place]).payload(Payload(math.prod(shape), math.inf), shape).saving
+        zero = given.features == 0
+        if saving.numbers == 1:
+            known = torch.zeros_like(zero)
+            if saving.tokens < 1:
+                known = known | zero.all(2, keepdim=True)
+            if saving.channels < 1 and not saving.subspace:
+                axis = 1 + channel_axis(shape)
+                known = known | zero.all([other for other in range(1, zero.ndim) if other != axis], keepdim=True)
+            zero = known
+        return made.with_features(made.features.masked_fill(zero, 0.0))
 
     def noise(self) -> Noise | None:
         """Return the noise of the first stage that `mapped` leaves out: what comes later can only lose more."""
@@ -149,74 +165,6 @@ class Pipeline:
         for stage in self.stages[: len(self.continuous)]:
             leak = stage.protect(leak, ())[0]
         return leak
-
-
-@dataclass(frozen=True)
-class PipelineLaw:
-    """The stages' laws composed; a likelihood only where one stage draws, and draws last."""
-
-    pipeline: Pipeline
-
-    def sample(self, clean: Leak, generators: Generators) -> Leak:
-        """Return what might be sent."""
-        for stage in self.pipeline.stages:
-            clean = stage.law().sample(clean, generators)
-        return clean
-
-    def expected(self, clean: Leak) -> Leak | None:
-        """Return the mean of what would be sent: by the stages' formulas where these compose, else over 32 draws."""
-        drew = False
-        found: Leak | None = clean
-        for stage in self.pipeline.stages:
-            if drew and not getattr(stage, "affine", False):
-                return self._averaged(clean)
-            found = None if found is None else stage.law().expected(found)
-            if found is None:
-                return None
-            drew = drew or _randomised(stage)
-        return found
-
-    def matched(self, clean: Leak, sent: Leak) -> Leak | None:
-        """Return what is expected given what the last stage shows of its draw; None where it shows nothing."""
-        *before, last = self.pipeline.stages
-        law = last.law()
-        if not isinstance(law, Telling):
-            return None
-        reaching = PipelineLaw(Pipeline(tuple(before))).expected(clean)
-        return None if reaching is None else law.matched(reaching, sent)
-
-    def estimate(self, sends: Sequence[Leak]) -> Leak:
-        """Return the best guess at the clean leak, stage by stage from the last."""
-        stages = self.pipeline.stages
-        found = list(sends)
-        for stage in reversed(stages):
-            found = [stage.law().estimate(found)]
-        return found[0]
-
-    def log_likelihood(self, sent: Leak, clean: Leak) -> Float[Tensor, "b"] | None:
-        """Return that of the last stage, given what the stages before it, none of them drawing, make of the leak."""
-        *before, last = self.pipeline.stages
-        if any(map(_randomised, before)):
-            return None
-        for stage in before:
-            expected = stage.law().expected(clean)
-            if expected is None:
-                return None
-            clean = expected
-        return last.law().log_likelihood(sent, clean)
-
-    def _averaged(self, clean: Leak) -> Leak | None:
-        # A mean that does not depend on the leak is none, and what is sent has then no formula either.
-        if any(stage.law().expected(clean) is None for stage in self.pipeline.stages):
-            return None
-        rows = [str(row) for row in range(len(clean))]
-        sends = [self.sample(clean, seeding.generators(0, "law", rows, turn)) for turn in range(_DRAWS)]
-        return sends[0].with_features(torch.stack([send.features for send in sends]).mean(0))
-
-
-def _randomised(stage: Defense) -> bool:
-    """A defense that does not say is taken to draw."""
-    return bool(getattr(stage, "randomised", True))
 
 
 def protect_one_by_one(

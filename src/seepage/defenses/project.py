@@ -68,6 +68,10 @@ class Project(Transform):
         lifted: Tensor = (vectors - mean @ basis) @ gain.T + mean
         return torch.movedim(lifted, -1, axis).to(features)
 
+    def blur(self, features: Float[Tensor, "b ..."]) -> Float[Tensor, "b"]:
+        """Return infinity: a zero is no zero in other directions."""
+        return features.new_full((len(features),), math.inf)
+
     def restore(self, leak: Leak, secret: Secret | None) -> Leak:
         """Return the likeliest leak: the directions are known to the next stage."""
         return leak.with_features(self.lift(leak.features))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -27,6 +28,8 @@ class Quantize(Transform):
 
     bits: Literal[8, 4, 2, 1] = 8
 
+    moves_zeros: ClassVar[bool] = True
+
     def map(self, features: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Return the levels."""
         flat = features.detach().flatten(1)
@@ -34,6 +37,11 @@ class Quantize(Transform):
         step = ((high - low) / (2**self.bits - 1)).clamp_min(1e-30)
         levels = ((features.detach() - low) / step).round() * step + low
         return features + (levels - features).detach()
+
+    def blur(self, features: Float[Tensor, "b ..."]) -> Float[Tensor, "b"]:
+        """Return the rounding's deviation."""
+        flat = features.detach().flatten(1)
+        return (flat.amax(1) - flat.amin(1)) / (2**self.bits - 1) / math.sqrt(12)
 
     def payload(self, payload: Payload, shape: Shape) -> Payload:
         """Return `bits` a number and the row's range."""

@@ -25,7 +25,7 @@ from .base import (
     spend,
     undone,
 )
-from .noise import density
+from .noise import DEVIATION, density
 
 _NOISE = "noise"
 
@@ -98,6 +98,10 @@ class ShiftLaw:
         stacked = torch.stack([send.features for send in sends])
         middle = mean_of(tuple(sends)) if len(sends) < 3 else (stacked.amin(0) + stacked.amax(0)) / 2
         return sends[0].with_features(middle - self.defense.scale / 2)
+
+    def blur(self, sent: Leak) -> Float[Tensor, "b"]:
+        """Return the noise's deviation."""
+        return sent.features.new_full((len(sent),), self.defense.scale * DEVIATION["uniform"] / 2)
 
     def log_likelihood(self, sent: Leak, clean: Leak) -> Float[Tensor, "b"] | None:
         """Return the density's logarithm, in nats; None for noise of no width."""

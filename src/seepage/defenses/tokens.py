@@ -33,6 +33,7 @@ class TokenDrop(BuiltIn):
     protects_from: ClassVar[tuple[str, ...]] = EVERYONE
     randomised: ClassVar[bool] = True
     affine: ClassVar[bool] = True
+    gathers: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         require_share("keep", self.keep)
@@ -48,7 +49,7 @@ class TokenDrop(BuiltIn):
             DefenseError: the leak has no tokens.
         """
         tokens, lead = _tokens(leak, "token-drop")
-        count = self._count(tokens - lead)
+        count = self.count(tokens - lead)
 
         def kept(shape: Shape, generator: torch.Generator) -> Tensor:
             chosen = torch.zeros(tokens, 1)
@@ -69,23 +70,21 @@ class TokenDrop(BuiltIn):
     def payload(self, payload: Payload, shape: Shape) -> Payload:
         """Return the tokens that are sent and a bit a token to say which."""
         tokens, lead = shape[0], _leading(shape[0])
-        return payload.keeping_tokens((lead + self._count(tokens - lead)) / tokens, math.ceil(tokens / 8))
+        return payload.keeping_tokens((lead + self.count(tokens - lead)) / tokens, math.ceil(tokens / 8))
 
     def chance(self, tokens: int) -> Float[Tensor, "t 1"]:
         """Return each token's chance to be sent."""
         lead = _leading(tokens)
-        chance = torch.full((tokens, 1), self._count(tokens - lead) / (tokens - lead))
+        chance = torch.full((tokens, 1), self.count(tokens - lead) / (tokens - lead))
         chance[:lead] = 1
         return chance
 
     def filled(self, features: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         """Return the features with mean tokens where all is zero."""
-        if self.mean is None:
-            return features
-        empty = (features == 0).all(2, keepdim=True)
-        return torch.where(empty, self.mean.to(features), features)
+        return features if self.mean is None else _filled(features, self.mean)
 
-    def _count(self, patches: int) -> int:
+    def count(self, patches: int) -> int:
+        """Return how many of so many patch tokens are sent."""
         return max(1, math.ceil(self.keep * patches))
 
 
@@ -103,6 +102,21 @@ class DropLaw:
         """Return the leak, each token times its chance."""
         tokens, _ = _tokens(clean, "token-drop")
         return applied(clean, self.defense, clean.features * self.defense.chance(tokens).to(clean.features))
+
+    def shown(self, sent: Leak, blur: Float[Tensor, "b"]) -> Leak:
+        """Return the tokens that came, zeros for the others: the longest, of which there are as many as are sent."""
+        tokens, lead = _tokens(sent, "token-drop")
+        if not blur.any():
+            return sent
+        length = sent.features.norm(dim=2)
+        length[:, :lead] = math.inf
+        best = length.topk(lead + self.defense.count(tokens - lead), dim=1).indices
+        came = torch.zeros_like(length).scatter(1, best, 1.0)
+        return sent.with_features(sent.features * came[:, :, None])
+
+    def blur(self, sent: Leak) -> Float[Tensor, "b"]:
+        """Return zeros: a token that came is as it was."""
+        return sent.features.new_zeros(len(sent))
 
     def matched(self, clean: Leak, sent: Leak) -> Leak:
         """Return what is sent where the same tokens are missing: which is in plain sight."""
@@ -135,6 +149,7 @@ class TokenShuffle(BuiltIn):
     protects_from: ClassVar[tuple[str, ...]] = EVERYONE
     randomised: ClassVar[bool] = True
     affine: ClassVar[bool] = True
+    gathers: ClassVar[int] = 3
 
     def fit(self, leaks: Iterator[Leak]) -> TokenShuffle:
         """Learn the mean token of every place."""
@@ -183,7 +198,12 @@ class ShuffleLaw:
         """Return the mean of the sends, each put in order first; in the first one's order where nothing was learned."""
         reference = self.defense.mean
         ordered = [torch.stack([self._sorted(row, reference) for row in send.features]) for send in sends]
-        return sends[0].with_features(torch.stack(ordered).mean(0) if reference is not None else ordered[0])
+        if reference is None:
+            return sends[0].with_features(ordered[0])
+        stacked = torch.stack(ordered)
+        # Zeros may be holes that something else left.
+        value = stacked.sum(0) / (stacked != 0).sum(0).clamp_min(1)
+        return sends[0].with_features(_filled(value, reference))
 
     def log_likelihood(self, sent: Leak, clean: Leak) -> None:
         """Return nothing: what is sent has no density."""
@@ -200,6 +220,10 @@ class ShuffleLaw:
         distance = torch.cdist(places - places.mean(0), given - given.mean(0)).square()
         _, chosen = linear_sum_assignment(distance.numpy())
         return torch.cat([row[:lead], row[lead:][torch.as_tensor(chosen, device=row.device)]])
+
+
+def _filled(features: Float[Tensor, "b t d"], mean: Float[Tensor, "t d"]) -> Float[Tensor, "b t d"]:
+    return torch.where((features == 0).all(2, keepdim=True), mean.to(features), features)
 
 
 def _ordered(features: Float[Tensor, "b t d"], order: Tensor) -> Float[Tensor, "b t d"]:

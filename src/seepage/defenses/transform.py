@@ -28,6 +28,11 @@ class Transform(BuiltIn):
         """Return the best guess at the features behind what was sent: as they are."""
         return features
 
+    def blur(self, features: Float[Tensor, "b ..."]) -> Float[Tensor, "b"]:
+        """Return how far lifted numbers are off, as a deviation: nothing, zeros staying zeros; infinity where numbers
+        are mixed."""
+        return features.new_zeros(len(features))
+
     def protect(self, leak: Leak, generators: Generators) -> tuple[Leak, Secret | None]:
         """Return the mapped leak; nothing is kept."""
         return applied(leak, self, self.map(leak.features)), None
@@ -54,6 +59,10 @@ class TransformLaw:
     def estimate(self, sends: Sequence[Leak]) -> Leak:
         """Return the sends, which differ by what came before alone, averaged and lifted."""
         return sends[0].with_features(self.defense.lift(mean_of(tuple(sends))))
+
+    def blur(self, sent: Leak) -> Float[Tensor, "b"]:
+        """Return the map's own."""
+        return self.defense.blur(sent.features)
 
     def log_likelihood(self, sent: Leak, clean: Leak) -> None:
         """Return nothing: what is sent has no density."""

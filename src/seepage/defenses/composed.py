@@ -1,0 +1,165 @@
+"""What an attacker knows of several defenses one after another: their laws, composed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .. import seeding
+from ..types import Defense, Generators, Law, Leak, Telling
+from .base import Blurring, Showing, mean_of, randomised
+
+_DRAWS = 32
+
+
+@dataclass(frozen=True)
+class PipelineLaw:
+    """The stages' laws in their order.
+
+    `kept` is what a stage's output becomes in the pipeline, given the stage's place and input.
+    """
+
+    stages: tuple[Defense, ...]
+    kept: Callable[[int, Leak, Leak], Leak]
+
+    def sample(self, clean: Leak, generators: Generators) -> Leak:
+        """Return what might be sent."""
+        for place, stage in enumerate(self.stages):
+            clean = self.kept(place, clean, stage.law().sample(clean, generators))
+        return clean
+
+    def expected(self, clean: Leak) -> Leak | None:
+        """Return the mean of what would be sent: by the stages' formulas where these compose, else over 32 draws."""
+        return self._mean(clean, {}, len(self.stages))
+
+    def matched(self, clean: Leak, sent: Leak) -> Leak | None:
+        """Return what is expected given what a send shows of the stages' draws; None where it shows nothing."""
+        shown = self._shown(sent)
+        return self._mean(clean, shown, len(self.stages)) if shown else None
+
+    def estimate(self, sends: Sequence[Leak]) -> Leak:
+        """Return the best guess at the clean leak.
+
+        From the last stage back each send is guessed at by itself, as far as the stage where several become one: the
+        one that `gathers` most of those that draw, the first of equals. What a stage left out is filled in there alone.
+        """
+        found, filled, meeting = list(sends), list(sends), self._meeting()
+        blurs = [torch.zeros(len(send)) for send in sends]
+        for place in reversed(range(len(self.stages))):
+            law = self.stages[place].law()
+            shown = [_shown(law, one, blur) for one, blur in zip(found, blurs, strict=True)]
+            plain = [one for one in shown if one is not None]
+            blurs = [_blurred(law, one, blur) for one, blur in zip(found, blurs, strict=True)]
+            if place > meeting:
+                filled = [law.estimate([own or one]) for one, own in zip(filled, shown, strict=True)]
+                found = [_alone(law, one, own) for one, own in zip(found, shown, strict=True)]
+                continue
+            # Whose zeros cannot be told is taken for its mean.
+            hidden = isinstance(law, Showing) and not plain
+            several = found[0].with_features(mean_of(found)) if hidden else law.estimate(plain or found)
+            if filled is not found and not hidden and place == meeting < len(self.stages) - 1:
+                whole = law.estimate(filled).features
+                several = several.with_features(several.features.where(several.features != 0, whole))
+            found, blurs = [several], [torch.stack(blurs).mean(0)]
+        return found[0]
+
+    def log_likelihood(self, sent: Leak, clean: Leak) -> Float[Tensor, "b"] | None:
+        """Return that of the last stage that draws, of what it seems to have sent by what the stages after it sent.
+
+        Stages before it that draw have to show what; else, as where nothing is drawn, there is none.
+        """
+        drawing = [place for place, stage in enumerate(self.stages) if randomised(stage)]
+        if not drawing:
+            return None
+        last, shown = drawing[-1], self._shown(sent)
+        if any(place not in shown for place in drawing[:-1]):
+            return None
+        reaching = self._mean(clean, shown, last)
+        if reaching is None:
+            return None
+        for stage in reversed(self.stages[last + 1 :]):
+            sent = stage.law().estimate([sent])
+        return self.stages[last].law().log_likelihood(sent, reaching)
+
+    def _shown(self, sent: Leak) -> dict[int, Leak]:
+        """Return, by their places, what the stages let through, where that shows."""
+        found: dict[int, Leak] = {}
+        blur = torch.zeros(len(sent))
+        for place in reversed(range(len(self.stages))):
+            law = self.stages[place].law()
+            own = _shown(law, sent, blur)
+            if own is not None:
+                found[place] = own
+            if place and not isinstance(law, Blurring):
+                break
+            blur = _blurred(law, sent, blur)
+            if place:
+                sent = _alone(law, sent, own)
+        return found
+
+    def _mean(self, clean: Leak, shown: Mapping[int, Leak], upto: int) -> Leak | None:
+        """Return what is expected to leave the first stages."""
+        drawn = self._to_draw(shown, upto)
+        if not drawn:
+            return self._through(clean, shown, upto, drawn, ())
+        # A mean that does not depend on the leak is none, and what is sent has then no formula either.
+        if any(stage.law().expected(clean) is None for stage in self.stages[:upto]):
+            return None
+        # The same for every row, so that none depends on those beside it.
+        turns = [seeding.generators(0, "law", [""] * len(clean), turn) for turn in range(_DRAWS)]
+        found = [self._through(clean, shown, upto, drawn, turn) for turn in turns]
+        known = [one for one in found if one is not None]
+        return known[0].with_features(mean_of(known)) if len(known) == len(found) else None
+
+    def _to_draw(self, shown: Mapping[int, Leak], upto: int) -> set[int]:
+        """Return the places of stages whose mean does not go through those after them as their draws do."""
+        bent = [place for place, stage in enumerate(self.stages[:upto]) if not getattr(stage, "affine", False)]
+        return {
+            place
+            for place, stage in enumerate(self.stages[:upto])
+            if randomised(stage) and place not in shown and any(other > place for other in bent)
+        }
+
+    def _through(
+        self, clean: Leak, shown: Mapping[int, Leak], upto: int, drawn: set[int], draws: Generators
+    ) -> Leak | None:
+        for place, stage in enumerate(self.stages[:upto]):
+            law = stage.law()
+            found: Leak | None
+            if place in shown and isinstance(law, Telling):
+                found = law.matched(clean, shown[place])
+            else:
+                found = law.sample(clean, draws) if place in drawn else law.expected(clean)
+            if found is None:
+                return None
+            clean = self.kept(place, clean, found)
+        return clean
+
+    def _meeting(self) -> int:
+        """Return the place of the stage at which several sends become one."""
+        drawing = [place for place, stage in enumerate(self.stages) if randomised(stage)]
+        return max(drawing, key=lambda place: getattr(self.stages[place], "gathers", 0), default=len(self.stages) - 1)
+
+
+def _shown(law: Law, sent: Leak, blur: Float[Tensor, "b"]) -> Leak | None:
+    if not isinstance(law, Telling) or not torch.isfinite(blur).all():
+        return None
+    if isinstance(law, Showing):
+        return law.shown(sent, blur)
+    return None if blur.any() else sent
+
+
+def _blurred(law: Law, sent: Leak, blur: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    return (blur.square() + law.blur(sent).cpu().square()).sqrt() if isinstance(law, Blurring) else blur
+
+
+def _alone(law: Law, sent: Leak, shown: Leak | None) -> Leak:
+    """Return the guess at what a stage was given, holes left where it left zeros."""
+    if shown is None:
+        return sent if isinstance(law, Showing) else law.estimate([sent])
+    guess = law.estimate([shown])
+    return guess.with_features(guess.features * (shown.features != 0))
