@@ -90,8 +90,8 @@ def rows(data: Path) -> list[Row]:
         )
     ]
     found += [
-        Row("MobileNetV2", "zoo/mobilenet_v2", layer, ("joint",), "photographs", "full")
-        for layer in ("features.1", "features.6")
+        Row("MobileNetV2", "zoo/mobilenet_v2", layer, ("joint",), pictures, "full")
+        for layer, pictures in (("features.1", "photographs"), ("features.6", "more photographs"))
     ]
     pooled = "torchvision/resnet18@random"
     # Walking back from the last stage of 224 pixels takes PEEL a quarter of an hour a picture.

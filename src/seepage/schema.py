@@ -71,6 +71,10 @@ class Cut(Record):
     macs_after: int
 
 
+LARGEST_EPSILON = 500.0
+"""Beyond it no epsilon is computed, and an infinite one stands: it would promise nothing."""
+
+
 class Protection(Record):
     """What one defense of the pipeline claims: who holds its secret, whom it helps against, its (epsilon, delta)."""
 

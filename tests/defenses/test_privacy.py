@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 from scipy.optimize import brentq
@@ -38,6 +39,8 @@ def test_nothing_is_promised_where_nothing_is_guaranteed() -> None:
                   ["clip", "gaussian:sigma=0"]):  # fmt: skip
         assert guarantee(pipeline(texts), (4,), 1) is None
     assert guarantee(pipeline(["clip:limit=1", "gaussian:sigma=1e-3"]), (4,), 1).epsilon == math.inf
+    both = guarantee(pipeline(["clip:limit=9", "gaussian", "clip:limit=0.1", "gaussian"]), (4,), 1)
+    assert both == replace(guarantee(pipeline(["clip:limit=0.1", "gaussian"]), (4,), 1), stage=3), "the better of two"
     assert guarantee(pipeline(["clip:limit=1e-9", "gaussian:sigma=1"]), (4,), 1).epsilon == 0
 
 

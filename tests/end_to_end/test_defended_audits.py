@@ -177,6 +177,12 @@ def test_what_is_sent_and_what_is_kept_are_two_files(victim: str, folder: Path, 
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     leak = api.read_leak(sent)
     assert leak.features.dtype == torch.int32
+    for mine in (sent, kept):
+        before = mine.read_bytes()
+        code, _, err = seepage("restore", sent, "--secret", kept, "-o", mine)
+        assert (code, "name another file" in err, mine.read_bytes() == before) == (2, True, True)
+    code, _, err = seepage(*leaking, "-o", tmp_path / "one", "--secret", tmp_path / "one")
+    assert (code, err.count("\n"), (tmp_path / "one").exists()) == (2, 1, False)
     code, _, err = seepage("restore", sent, "--secret", kept, "-o", back)
     assert code == 0, err
     restored = api.read_leak(back)

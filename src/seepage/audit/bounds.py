@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -29,6 +29,7 @@ class Budget:
     """How much is spent on a cut, once: pictures looked at, and probes, steps and draws for each estimate.
 
     A step is two runs of the prefix, forward and back, a probe and draw. No `steps` of the spectrum: none is computed.
+    Pictures of at most `exact_up_to` numbers have their spectra whole, and `SMALLER` times the probes of what follows.
     """
 
     pictures: int | None
@@ -39,6 +40,8 @@ class Budget:
     spectrum_probes: int = 4
     spectrum_steps: int = 0
 
+
+SMALLER = 8
 
 BUDGETS = {
     "quick": Budget(pictures=4, probes=8, steps=0, draws=1),
@@ -117,7 +120,7 @@ def noise_of(spec: Spec, stages: Pipeline) -> Noise | str:
         return "clipping alone draws no noise: nothing keeps an attacker from what the features determine"
     if found is None:
         name, place = spec.defenses[first].partition(":")[0], "comes after clipping" if first else "comes first"
-        return f"{name}, which {place}, leaves no noise on the features"
+        return f"{name}, which {place}, leaves no noise on the features of which a bound is known"
     return found
 
 
@@ -149,6 +152,8 @@ class _Work:
     def __init__(
         self, bench: Workbench, split: SplitModel, seed: int, budget: Budget, defense: Pipeline | None = None
     ) -> None:
+        small = bool(budget.spectrum_steps) and math.prod(split.image_shape) <= budget.exact_up_to
+        budget = replace(budget, probes=SMALLER * budget.probes) if small else budget
         self.bench, self.split, self.seed, self.budget, self.defense = bench, split, seed, budget, defense
         self.prior = NaturalPrior(split.image_shape)
         self.continuous = {} if defense is None or not defense.continuous else {"continuous": list(defense.continuous)}
@@ -163,9 +168,11 @@ class _Work:
     def bound(self, indices: Sequence[int], noise: Noise | None, sends: int) -> Bound:
         """Return what the budget asks for, at the first pictures of `indices`."""
         pictures = self._pictures(indices)
-        found = _summary([part.value() for part in self._spectra(pictures)], len(pictures))
+        spectra = [part.value() for part in self._spectra(pictures)]
+        found = _summary(spectra, len(pictures))
         if noise is None:
             return found
+        told = [one.energy.times(1 / one.inputs) for one in spectra] if self._whole else self._probed(pictures)
         estimate = self._van_trees(noise, sends).value()
         known = bounds.information(noise, sends)
         return found.model_copy(
@@ -174,7 +181,7 @@ class _Work:
                 "noise": f"{noise.kind} of standard deviation {noise.scale:g}",
                 "prior": self.prior.words,
                 "estimate": Interval(**asdict(estimate)),
-                "dfil": _mean([part.value().times(known) for part in self._dfils(pictures)]),
+                "dfil": _mean([one.times(known) for one in told]),
                 "at_pictures": _mean([part.value() for part in self._at(pictures, noise, sends)]),
             }
         )
@@ -184,8 +191,16 @@ class _Work:
         pictures = self._pictures(indices)
         found: list[_Part[Spectrum] | _Part[Estimate]] = [*self._spectra(pictures)]
         if noise is not None:
-            found += [self._van_trees(noise, sends), *self._dfils(pictures), *self._at(pictures, noise, sends)]
+            found += [self._van_trees(noise, sends), *self._at(pictures, noise, sends)]
+            found += [] if self._whole else self._dfils(pictures)
         return found
+
+    @property
+    def _whole(self) -> bool:
+        """Whether spectra are exact and of what noise is added to: they hold dFIL."""
+        budget = self.budget
+        small = bool(budget.spectrum_steps) and math.prod(self.split.image_shape) <= budget.exact_up_to
+        return small and not self.continuous
 
     def _pictures(self, indices: Sequence[int]) -> list[Float[Tensor, "1 3 h w"]]:
         found = [
@@ -213,6 +228,9 @@ class _Work:
             )
             for picture in pictures
         ]
+
+    def _probed(self, pictures: Sequence[Tensor]) -> list[Estimate]:
+        return [part.value() for part in self._dfils(pictures)]
 
     def _dfils(self, pictures: Sequence[Tensor]) -> list[_Part[Estimate]]:
         # The noise is a factor alone: what is kept serves every strength of it.

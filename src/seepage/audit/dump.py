@@ -41,6 +41,8 @@ def dump(
     split = bench.split(bench.layers[0])
     bench.require_a_picture()
     defense, sends = _defense(bench, split, secret), bench.request.sends
+    if secret is not None and secret.resolve() == path.resolve():
+        raise RequestError(f"-o {path} is --secret too: the leak and what undoes it go to files of their own")
     written, failed, kept, rows = 0, list[str](), list[Secret](), list[bytes]()
     names = [entry.id for entry in bench.source.entries for _ in range(sends)]
     with data.writing_leak(path, len(names) if bench.request.redact else names) as writer:
@@ -79,6 +81,8 @@ def restore_file(path: Path, secret: Path, target: Path) -> int:
         SeepageError: the leak or the secret cannot be read, do not belong together, or the secret was used.
     """
     leak = read_leak(path)
+    if target.resolve() in (path.resolve(), secret.resolve()):
+        raise RequestError(f"-o {target} is the leak or the secret itself: name another file, which is written anew")
     kept = read_secret(secret, leak)
     defense = pipeline(leak.header.defenses)
     if not defense.keeps_secret:

@@ -6,6 +6,7 @@ import itertools
 import math
 from dataclasses import dataclass
 
+from ..schema import LARGEST_EPSILON
 from ..types import Shape
 from .base import DefenseError
 from .clip import Clip
@@ -13,14 +14,13 @@ from .noise import Gaussian
 from .pipeline import Pipeline
 
 DELTA = 1e-5
-_LARGEST = 500.0
 
 
 @dataclass(frozen=True)
 class Guarantee:
     """Whatever the picture, what is sent is (epsilon, delta)-indistinguishable from what any other picture gives.
 
-    `stage` is the place in the pipeline of the noise that gives it.
+    An infinite epsilon is one above `LARGEST_EPSILON`. `stage` is the place in the pipeline of the noise that gives it.
     """
 
     stage: int
@@ -33,7 +33,7 @@ class NoAccountantError(DefenseError):
 
 
 def guarantee(pipeline: Pipeline, shape: Shape, sends: int) -> Guarantee | None:
-    """Return what clipping right before Gaussian noise guarantees of one picture that is sent `sends` times.
+    """Return the most that clipping right before Gaussian noise guarantees of a picture that is sent `sends` times.
 
     Local differential privacy: two pictures' clipped leaks are at most twice the norm bound apart, so that noise of
     deviation s is mu = sqrt(sends) 2 bound / s Gaussian differential privacy (Dong, Roth & Su 2022), composition being
@@ -43,13 +43,15 @@ def guarantee(pipeline: Pipeline, shape: Shape, sends: int) -> Guarantee | None:
     Raises:
         NoAccountantError: Opacus is not installed.
     """
-    for place, (before, after) in enumerate(itertools.pairwise(pipeline.stages), start=1):
-        if isinstance(before, Clip) and isinstance(after, Gaussian):
-            if after.width == 0:
-                return None
-            mu = math.sqrt(sends) * 2 * before.norm_bound(shape) / after.width
-            return Guarantee(place, _epsilon(mu), DELTA)
-    return None
+    found = [
+        (math.sqrt(sends) * 2 * before.norm_bound(shape) / after.width, place)
+        for place, (before, after) in enumerate(itertools.pairwise(pipeline.stages), start=1)
+        if isinstance(before, Clip) and isinstance(after, Gaussian) and after.width > 0
+    ]
+    if not found:
+        return None
+    mu, place = min(found)
+    return Guarantee(place, _epsilon(mu), DELTA)
 
 
 def _epsilon(mu: float) -> float:
@@ -59,7 +61,7 @@ def _epsilon(mu: float) -> float:
         raise NoAccountantError("the accounting library is missing: pip install 'seepage[dp]'") from error
     if gdp.delta_eps_mu(eps=0.0, mu=mu) <= DELTA:
         return 0.0
-    # Beyond it the library's own search ends, and no guarantee is worth the name.
-    if not gdp.delta_eps_mu(eps=_LARGEST, mu=mu) <= DELTA:
+    # Not far beyond it the library's own search ends.
+    if not gdp.delta_eps_mu(eps=LARGEST_EPSILON, mu=mu) <= DELTA:
         return math.inf
     return float(gdp.eps_from_mu(mu=mu, delta=DELTA))

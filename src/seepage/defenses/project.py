@@ -40,6 +40,8 @@ class Project(Transform):
 
     def __post_init__(self) -> None:
         require_share("keep", self.keep)
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is a whole number from 0 to below 2^63, got {self.seed}")
 
     def fit(self, leaks: Iterator[Leak]) -> Project:
         """Learn mean and covariance of channels."""

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..registry import register
-from ..types import Generators, Law, Leak, Secret, Shape
+from ..types import Generators, Law, Leak, Noise, Secret, Shape
 from .base import (
     EAVESDROPPER,
     STORAGE,
@@ -73,6 +73,10 @@ class NoiseShift(BuiltIn):
     def law(self) -> Law:
         """Return the noise's distribution, which has a mean."""
         return ShiftLaw(self)
+
+    def noise(self) -> Noise:
+        """Return the noise about its mean, which anyone may take away."""
+        return Noise("uniform", self.scale * DEVIATION["uniform"] / 2)
 
     def payload(self, payload: Payload, shape: Shape) -> Payload:
         """Return the leak and, for the next stage, as many floats of noise."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..schema import Cell, Protection
+from ..schema import LARGEST_EPSILON, Cell, Protection
 from . import text
 from .verdict import LayerVerdict, Verdict
 
@@ -48,7 +48,7 @@ def _promise(verdict: Verdict) -> str:
 def _of_sends(sends: int, epsilon: float, delta: float) -> str:
     subject = "one send" if sends == 1 else f"{sends} sends of a picture together"
     if math.isinf(epsilon):
-        return f"for {subject} no finite privacy budget holds at delta = {delta:g}"
+        return f"for {subject} epsilon is above {LARGEST_EPSILON:g} at delta = {delta:g}: a promise of nothing"
     size = text.significant(epsilon) if epsilon < 100 else text.number(epsilon, 0)
     verb = "is" if sends == 1 else "are"
     return f"{subject} {verb} ({size}, {delta:g})-differentially private, whoever attacks"
