@@ -10,9 +10,10 @@ with their mean taken away he is the same as without: probes and decoders standa
 receiver does changes the answers alone: he takes the noise away, or its mean, or leaves it.
 
 Labels: probes on CIFAR-10, trained on its train files (MobileNetV2 sees them at 224 px) and asked about others of its
-test files. Pixels: `joint`, and on ResNet-20 a decoder trained on train files. Words, on MobileNetV2: the adapter that
-ships for it, if one does. A row is a cell of an audit: a kill loses nothing, the same command goes on, and the tables
-are written after every row. Writes `results/noise.md` and `.json`.
+test files. Pixels: `joint`, and a decoder trained on CIFAR-10's train files or, for MobileNetV2, on Flickr8k's. Words,
+on MobileNetV2: the adapter that ships for it, if one does, and the captions of the nearest of Flickr8k's train files,
+whose leaks are noised where the adapter's were not. A row is a cell of an audit: a kill loses nothing, the same command
+goes on, and the tables are written after every row. Writes `results/noise.md` and `.json`.
 """
 
 from __future__ import annotations
@@ -106,6 +107,7 @@ class Sizes:
     labels: int
     pixels: int
     words: int = 200
+    photographs: int = 1000
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ CUTS = {
     "ResNet-20": ("layer1.2", "layer2.2", "layer3.2"),
     "MobileNetV2": ("features.3", "features.13", "features.17"),
 }
+WITH_A_DECODER = ("features.3", "features.13")
 SIZES = {"ResNet-20": Sizes(10000, 1000, 8), "MobileNetV2": Sizes(2000, 500, 4)}
 EFFORT = {"ResNet-20": "standard", "MobileNetV2": "quick"}
 """What an inversion may spend; a full one of MobileNetV2 takes minutes a picture."""
@@ -150,6 +153,9 @@ def rows() -> list[Row]:
                 found += _of(victim, layer, "pixels", "decoder:train=public", {1.0: taught})
             else:
                 found += _of(victim, layer, "words", "caprecover", {1.0: ("naive", "aware:estimate")})
+                found += _of(victim, layer, "words", "nearest", {1.0: taught})
+                if layer in WITH_A_DECODER:
+                    found += _of(victim, layer, "pixels", "decoder:train=public", {1.0: taught})
     return found
 
 
@@ -166,24 +172,32 @@ def few(split: str, path: Path | None) -> PictureSource:
     return data.open_source(f"cifar10/train@{path}").limit(int(split))
 
 
+@register("dataset", "photographs")
+def photographs(split: str, path: Path | None) -> PictureSource:
+    """Open `photographs/N@PATH`: the first N of Flickr8k's train files."""
+    return data.open_source(f"flickr8k/train@{path}").limit(int(split))
+
+
 def run(row: Row, root: Path, sizes: Sizes) -> Cell | str:
     """Run a row's cell, or read it where it is on record; a sentence where it cannot be."""
     files, images = root / "cifar10_jpeg.zip", f"cifar10/test@{root / 'cifar10_jpeg.zip'}"
     attack, public, limit = row.attack, None, sizes.labels
     if row.reads == "labels" and row.attacker != "aware:retrained":
         attack = f"{row.attack},adapter={_probe(row, files, sizes.learned)}"
-    elif row.attacker == "aware:retrained" or row.attack.startswith("decoder"):
-        public = f"few/{sizes.learned}@{files}"
+    elif row.attacker == "aware:retrained" or row.attack.startswith(("decoder", "nearest")):
+        small = row.victim == "ResNet-20" or row.reads == "labels"
+        public = f"few/{sizes.learned}@{files}" if small else f"photographs/{sizes.photographs}@{root}"
     if row.reads == "pixels":
         limit = sizes.pixels
         if row.victim == "MobileNetV2":
             images = inversion.pictures(root)["photographs"]
     if row.reads == "words":
+        limit, images = sizes.words, f"flickr8k/test@{root}"
+    if row.attack == "caprecover":
         shipped = adapter.ready_for(VICTIMS[row.victim])
         if not shipped:
             return f"no adapter ships for {VICTIMS[row.victim]} yet"
-        (attack,), limit = shipped[:1], sizes.words
-        images = f"flickr8k/test@{root}"
+        (attack,) = shipped[:1]
     request = Request(
         VICTIMS[row.victim],
         images,

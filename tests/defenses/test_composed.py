@@ -143,3 +143,19 @@ def test_harmless_last_stages_leave_the_likelihood(last: str, exact: bool) -> No
     assert found is not None
     assert wanted is not None
     assert torch.allclose(found, wanted, rtol=0 if exact else 0.02, atol=1e-3)
+
+
+@pytest.mark.parametrize("text", ["gaussian:sigma=1", "laplace:scale=0.7", "uniform:scale=1.7"])
+@pytest.mark.parametrize("sends", [1, 4])
+def test_what_leaks_are_like_denoises_them(text: str, sends: int) -> None:
+    defense, clean = known([text], MAPS)
+    sent = [defense.protect(clean, draws(3, turn))[0] for turn in range(sends)]
+    bare = pipeline([text]).law().estimate(sent)
+    assert off(defense.law().estimate(sent), clean) < 0.98 * off(bare, clean)
+
+
+def test_many_sends_are_hardly_denoised() -> None:
+    defense, clean = known(["gaussian:sigma=0.3"], MAPS)
+    sent = [defense.protect(clean, draws(3, turn))[0] for turn in range(256)]
+    bare = pipeline(["gaussian:sigma=0.3"]).law().estimate(sent)
+    assert off(defense.law().estimate(sent), bare) < 0.01

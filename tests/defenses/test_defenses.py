@@ -207,7 +207,7 @@ def test_noise_is_told_by_its_deviation(text: str, noise: Noise) -> None:
     assert torch.equal(clipped.mapped(leak(4)).features, clipped.stages[0].protect(leak(4), draws(4))[0].features)
     assert pipeline(["clip"]).noise() is None
     assert pipeline(["quantize:bits=4", text]).noise() is None, "a step has no slope from which a bound would follow"
-    assert pipeline(["noise-shift"]).noise() is None
+    assert pipeline(["noise-shift"]).noise() == Noise("uniform", 1 / math.sqrt(12)), "about a mean that anyone knows"
 
 
 def test_relative_noise_goes_by_the_leaks_it_is_fitted_on() -> None:

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -145,6 +145,13 @@ class Blurring(Protocol):
     """A law that says how far the numbers that it estimates from one send are off, as a standard deviation a row."""
 
     def blur(self, sent: Leak) -> Float[Tensor, "b"]: ...
+
+
+@runtime_checkable
+class Unbiased(Protocol):
+    """A law whose estimate leans on what leaks are like: `unbiased` does not, so that means of it come ever nearer."""
+
+    def unbiased(self, sends: Sequence[Leak]) -> Leak: ...
 
 
 class BuiltIn(ABC):

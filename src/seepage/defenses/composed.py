@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import seeding
 from ..types import Defense, Generators, Law, Leak, Telling
-from .base import Blurring, Showing, mean_of, randomised
+from .base import Blurring, Showing, Unbiased, mean_of, randomised
 
 _DRAWS = 32
 
@@ -55,7 +55,7 @@ class PipelineLaw:
             plain = [one for one in shown if one is not None]
             blurs = [_blurred(law, one, blur) for one, blur in zip(found, blurs, strict=True)]
             if place > meeting:
-                filled = [law.estimate([own or one]) for one, own in zip(filled, shown, strict=True)]
+                filled = [_filled(law, own or one) for one, own in zip(filled, shown, strict=True)]
                 found = [_alone(law, one, own) for one, own in zip(found, shown, strict=True)]
                 continue
             # Whose zeros cannot be told is taken for its mean.
@@ -157,9 +157,13 @@ def _blurred(law: Law, sent: Leak, blur: Float[Tensor, "b"]) -> Float[Tensor, "b
     return (blur.square() + law.blur(sent).cpu().square()).sqrt() if isinstance(law, Blurring) else blur
 
 
+def _filled(law: Law, sent: Leak) -> Leak:
+    return law.unbiased([sent]) if isinstance(law, Unbiased) else law.estimate([sent])
+
+
 def _alone(law: Law, sent: Leak, shown: Leak | None) -> Leak:
     """Return the guess at what a stage was given, holes left where it left zeros."""
     if shown is None:
-        return sent if isinstance(law, Showing) else law.estimate([sent])
+        return sent if isinstance(law, Showing) else _filled(law, sent)
     guess = law.estimate([shown])
     return guess.with_features(guess.features * (shown.features != 0))

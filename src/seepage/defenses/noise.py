@@ -15,7 +15,7 @@ from torch import Tensor
 from ..registry import register
 from ..types import Generators, Law, Leak, Noise, Secret, Shape
 from .base import EVERYONE, BuiltIn, DefenseError, applied, drawn, learned, mean_of, require_positive
-from .moments import spread_of
+from .moments import Channels, spread_of
 
 Kind = Literal["gaussian", "laplace", "uniform"]
 
@@ -30,6 +30,7 @@ class _Additive(BuiltIn, ABC):
     affine: ClassVar[bool] = True
     relative: bool
     spread: float | None
+    usual: Channels | None
 
     @property
     @abstractmethod
@@ -37,8 +38,10 @@ class _Additive(BuiltIn, ABC):
         """The parameter as given."""
 
     def fit(self, leaks: Iterator[Leak]) -> _Additive:
-        """Learn the feature's spread where the strength is relative to it."""
-        return learned(self, "spread", spread_of(leaks)) if self.relative else self
+        """Learn what leaks are like: their spread where the strength is relative to it, and what denoises them."""
+        pool = list(leaks)
+        found = learned(self, "usual", Channels.of(iter(pool)))
+        return learned(found, "spread", spread_of(iter(pool))) if self.relative else found
 
     @property
     def width(self) -> float:
@@ -78,6 +81,7 @@ class Gaussian(_Additive):
     sigma: float = 1.0
     relative: bool = False
     spread: float | None = field(default=None, init=False, repr=False, compare=False)
+    usual: Channels | None = field(default=None, init=False, repr=False, compare=False)
 
     kind: ClassVar[Kind] = "gaussian"
 
@@ -101,6 +105,7 @@ class Laplace(_Additive):
     scale: float = 1.0
     relative: bool = False
     spread: float | None = field(default=None, init=False, repr=False, compare=False)
+    usual: Channels | None = field(default=None, init=False, repr=False, compare=False)
 
     kind: ClassVar[Kind] = "laplace"
 
@@ -124,6 +129,7 @@ class Uniform(_Additive):
     scale: float = 1.0
     relative: bool = False
     spread: float | None = field(default=None, init=False, repr=False, compare=False)
+    usual: Channels | None = field(default=None, init=False, repr=False, compare=False)
 
     kind: ClassVar[Kind] = "uniform"
 
@@ -168,6 +174,18 @@ class NoiseLaw:
         return clean
 
     def estimate(self, sends: Sequence[Leak]) -> Leak:
+        """Return the best guess: what `unbiased` says, denoised by what leaks are like where that was learned."""
+        found, usual = self.unbiased(sends), self.defense.usual
+        if usual is None or self.width == 0:
+            return found
+        variance = (self.width * DEVIATION[self.kind]) ** 2 / len(sends)
+        if len(sends) > 1 and self.kind != "gaussian":
+            # Of a median under Laplace noise, and of the middle of least and largest under uniform noise.
+            k = len(sends)
+            variance *= 0.5 if self.kind == "laplace" else 6 * k / ((k + 1) * (k + 2))
+        return found.with_features(usual.denoised(found.features, variance))
+
+    def unbiased(self, sends: Sequence[Leak]) -> Leak:
         """Return the likeliest leak: the mean under Gaussian noise, the median under Laplace's, under uniform noise
         the middle of least and largest, which comes nearer than the mean from three sends on."""
         if self.kind == "gaussian" or len(sends) == 1:

@@ -51,7 +51,7 @@ def sentences(record: Record) -> list[str]:
     if record["answer"] and cheaper:
         broken = Counter(f"--{key}" for row in cheaper for key in row["fails"])
         named = [f"{name} ({text.counted(count, 'candidate')})" for name, count in broken.most_common()]
-        found.append(f"What would cost less breaks {text.listing(named)}.")
+        found.append(f"What costs no more breaks {text.listing(named)}.")
     return found
 
 
@@ -194,5 +194,7 @@ def _value(value: float | None, unit: str) -> str:
         return text.size(round(value))
     if unit == "MAC":
         return text.multiply_adds(value)
-    shown = text.number(value, 1 if unit == "dB" else 2 if unit == "ms" else 3)
+    digits = 1 if unit == "dB" else 2 if unit == "ms" else 3
+    # A limit of next to nothing is no limit of nothing.
+    shown = text.significant(value) if 0 < abs(value) < 10**-digits else text.number(value, digits)
     return f"{shown}{text.NARROW}{unit}" if unit else shown

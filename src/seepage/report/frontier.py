@@ -79,8 +79,9 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
     leads = [point for point in points if point["front"]]
     by = [measure(key).label for key in record["deciding"]]
     by += [_UNITS[record["utility"]]] if record["utility"] else []
+    verb = "is" if len(leads) == 1 else "are"
     found = [
-        f"{len(leads)} of {text.counted(len(points), 'candidate')} are dominated by no other in "
+        f"{len(leads)} of {text.counted(len(points), 'candidate')} {verb} dominated by no other in "
         f"{text.listing([*by, 'bytes', 'work on the device'])}."
     ]
     for key in record["deciding"]:
