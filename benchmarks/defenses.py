@@ -86,6 +86,7 @@ ROWS = (
     Row("ResNet-20", ("clip:limit=0.5,relative=true", "gaussian:sigma=0.3,relative=true")),
     *(Row("ResNet-20", (f"quantize:bits={bits}",)) for bits in (8, 4, 2, 1)),
     *(Row("ResNet-20", (f"dropout:rate={rate}",)) for rate in (0.5, 0.9)),
+    Row("ResNet-20", ("dropout:rate=0.5", "quantize:bits=8")),
     *(Row("ResNet-20", (f"prune:keep=0.25,by={by}",)) for by in ("magnitude", "channel")),
     *(Row("ResNet-20", (f"project:keep=0.25,onto={onto}",)) for onto in ("pca", "random")),
     Row("ResNet-20", trained="defense:kind=nopeek,strength=0"),
