@@ -91,6 +91,25 @@ def test_what_noise_drowns_is_not_told() -> None:
     assert law.matched(clean, defense.protect(clean, draws(3))[0]) is None
 
 
+def test_of_rows_that_show_their_draw_and_others_each_is_told_apart() -> None:
+    # Of rows whose numbers span more, rounding leaves less to be told.
+    defense, clean = known(["dropout", "quantize:bits=4"], MAPS)
+    clean.features[1] *= 0.2
+    clean.features[1, 0, 0, 0] = 30
+    law, sent = defense.law(), defense.protect(clean, draws(3))[0]
+    assert isinstance(law, Telling)
+    alone = [law.matched(clean.rows(row, row + 1), sent.rows(row, row + 1)) for row in range(3)]
+    assert [one is None for one in alone] == [False, True, False]
+    together = law.matched(clean, sent)
+    assert together is not None
+    for row, one in enumerate(alone):
+        one = one or law.expected(clean.rows(row, row + 1))
+        assert one is not None
+        assert torch.allclose(together.features[row], one.features[0], atol=1e-6)
+    guess = law.estimate([sent])
+    assert torch.allclose(guess.features[1:2], law.estimate([sent.rows(1, 2)]).features, atol=1e-6)
+
+
 @pytest.mark.parametrize("texts", [["gaussian:sigma=0.5", "quantize:bits=2"], ["dropout", "quantize:bits=1"]])
 def test_what_is_expected_of_a_leak_does_not_depend_on_the_others(texts: list[str]) -> None:
     defense, clean = known(texts, MAPS)

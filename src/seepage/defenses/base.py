@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .. import registry
@@ -133,11 +133,12 @@ class Weighed(Protocol):
 class Showing(Protocol):
     """A law whose draw shows in zeros, by which `matched` goes, though more was done to the send since.
 
-    `shown` is the leak where a send tells it, zero elsewhere; None where too little can be told. `blur` is how far each
-    row's numbers are off, as a standard deviation, by what was done since.
+    `shown` is what was sent, zero where it may be what was done to a zero since; `told` says of which rows that leaves
+    enough. `blur` is how far each row's numbers are off, as a standard deviation, by what was done since.
     """
 
-    def shown(self, sent: Leak, blur: Float[Tensor, "b"]) -> Leak | None: ...
+    def shown(self, sent: Leak, blur: Float[Tensor, "b"]) -> Leak: ...
+    def told(self, sent: Leak, blur: Float[Tensor, "b"]) -> Bool[Tensor, "b"]: ...
 
 
 @runtime_checkable
@@ -239,7 +240,7 @@ def by_row(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
-def mean_of(sends: list[Leak] | tuple[Leak, ...]) -> Tensor:
+def mean_of(sends: Sequence[Leak]) -> Tensor:
     """Return the mean of what was sent several times."""
     return torch.stack([send.features for send in sends]).mean(0)
 

@@ -16,6 +16,10 @@ from .base import Blurring, Showing, Unbiased, mean_of, randomised
 _DRAWS = 32
 
 
+class _MixedError(Exception):
+    """Some rows show what was drawn, others do not: each is then looked at alone."""
+
+
 @dataclass(frozen=True)
 class PipelineLaw:
     """The stages' laws in their order.
@@ -38,7 +42,11 @@ class PipelineLaw:
 
     def matched(self, clean: Leak, sent: Leak) -> Leak | None:
         """Return what is expected given what a send shows of the stages' draws; None where it shows nothing."""
-        shown = self._shown(sent)
+        try:
+            shown = self._shown(sent)
+        except _MixedError:
+            parts = [(clean.rows(row, row + 1), sent.rows(row, row + 1)) for row in range(len(sent))]
+            return _together([self.matched(*part) or self.expected(part[0]) for part in parts])
         return self._mean(clean, shown, len(self.stages)) if shown else None
 
     def estimate(self, sends: Sequence[Leak]) -> Leak:
@@ -47,6 +55,13 @@ class PipelineLaw:
         From the last stage back each send is guessed at by itself, as far as the stage where several become one: the
         one that `gathers` most of those that draw, the first of equals. What a stage left out is filled in there alone.
         """
+        try:
+            return self._estimate(sends)
+        except _MixedError:
+            found = [self._estimate([send.rows(row, row + 1) for send in sends]) for row in range(len(sends[0]))]
+            return sends[0].with_features(torch.cat([one.features for one in found]))
+
+    def _estimate(self, sends: Sequence[Leak]) -> Leak:
         found, filled, meeting = list(sends), list(sends), self._meeting()
         blurs = [torch.zeros(len(send)) for send in sends]
         for place in reversed(range(len(self.stages))):
@@ -58,24 +73,23 @@ class PipelineLaw:
                 filled = [_filled(law, own or one) for one, own in zip(filled, shown, strict=True)]
                 found = [_alone(law, one, own) for one, own in zip(found, shown, strict=True)]
                 continue
-            # Whose zeros cannot be told is taken for its mean.
-            hidden = isinstance(law, Showing) and not plain
-            several = found[0].with_features(mean_of(found)) if hidden else law.estimate(plain or found)
-            if filled is not found and not hidden and place == meeting < len(self.stages) - 1:
-                whole = law.estimate(filled).features
-                several = several.with_features(several.features.where(several.features != 0, whole))
+            several = self._several(place, found, plain, filled if place == meeting < len(self.stages) - 1 else ())
             found, blurs = [several], [torch.stack(blurs).mean(0)]
         return found[0]
 
     def log_likelihood(self, sent: Leak, clean: Leak) -> Float[Tensor, "b"] | None:
         """Return that of the last stage that draws, of what it seems to have sent by what the stages after it sent.
 
-        Stages before it that draw have to show what; else, as where nothing is drawn, there is none.
+        Stages before it that draw have to show what, in all rows; else, as where nothing is drawn, there is none.
         """
         drawing = [place for place, stage in enumerate(self.stages) if randomised(stage)]
         if not drawing:
             return None
-        last, shown = drawing[-1], self._shown(sent)
+        last = drawing[-1]
+        try:
+            shown = self._shown(sent)
+        except _MixedError:
+            return None
         if any(place not in shown for place in drawing[:-1]):
             return None
         reaching = self._mean(clean, shown, last)
@@ -84,6 +98,21 @@ class PipelineLaw:
         for stage in reversed(self.stages[last + 1 :]):
             sent = stage.law().estimate([sent])
         return self.stages[last].law().log_likelihood(sent, reaching)
+
+    def _several(self, place: int, found: Sequence[Leak], told: Sequence[Leak], filled: Sequence[Leak]) -> Leak:
+        """Return what a stage makes of several; `told` are those that show its draw, `filled` those without holes."""
+        law = self.stages[place].law()
+        if isinstance(law, Showing) and not told:
+            # Whose zeros cannot be told is taken for its mean.
+            return found[0].with_features(mean_of(found))
+        if isinstance(law, Unbiased) and any(isinstance(one.law(), Showing) for one in self.stages[:place]):
+            # What is left out is filled in by the earlier stage that left it out.
+            return law.unbiased(found)
+        several = law.estimate(told or found)
+        if not filled:
+            return several
+        whole = law.estimate(filled).features
+        return several.with_features(several.features.where(several.features != 0, whole))
 
     def _shown(self, sent: Leak) -> dict[int, Leak]:
         """Return, by their places, what the stages let through, where that shows."""
@@ -148,9 +177,17 @@ class PipelineLaw:
 def _shown(law: Law, sent: Leak, blur: Float[Tensor, "b"]) -> Leak | None:
     if not isinstance(law, Telling) or not torch.isfinite(blur).all():
         return None
-    if isinstance(law, Showing):
-        return law.shown(sent, blur)
-    return None if blur.any() else sent
+    if not isinstance(law, Showing):
+        return None if blur.any() else sent
+    told = law.told(sent, blur)
+    if told.any() and not told.all():
+        raise _MixedError
+    return law.shown(sent, blur) if told.all() else None
+
+
+def _together(rows: Sequence[Leak | None]) -> Leak | None:
+    known = [row for row in rows if row is not None]
+    return known[0].with_features(torch.cat([row.features for row in known])) if len(known) == len(rows) else None
 
 
 def _blurred(law: Law, sent: Leak, blur: Float[Tensor, "b"]) -> Float[Tensor, "b"]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..registry import register
@@ -27,6 +27,7 @@ class Dropout(BuiltIn):
 
     rate: float = 0.5
     mean: Tensor | None = field(default=None, init=False, repr=False, compare=False)
+    power: float | None = field(default=None, init=False, repr=False, compare=False)
 
     holder: ClassVar[str] = "nobody"
     protects_from: ClassVar[tuple[str, ...]] = EVERYONE
@@ -39,8 +40,9 @@ class Dropout(BuiltIn):
             raise ValueError(f"rate is a share of at least 0 and below 1, got {self.rate:g}")
 
     def fit(self, leaks: Iterator[Leak]) -> Dropout:
-        """Learn the mean leak, by which what was dropped is guessed at."""
-        return learned(self, "mean", rows_of(leaks).mean(0))
+        """Learn the mean leak, by which what was dropped is guessed at, and how large numbers are."""
+        rows = rows_of(leaks)
+        return learned(learned(self, "mean", rows.mean(0)), "power", float(rows.double().square().mean()))
 
     def protect(self, leak: Leak, generators: Generators) -> tuple[Leak, Secret | None]:
         """Drop; nothing is kept."""
@@ -71,15 +73,19 @@ class DropoutLaw:
         """Return the leak itself."""
         return clean
 
-    def shown(self, sent: Leak, blur: Float[Tensor, "b"]) -> Leak | None:
+    def shown(self, sent: Leak, blur: Float[Tensor, "b"]) -> Leak:
         """Return what was sent, zero where it may be what was done to a zero since: to take that for a number sent is
-        worse than to leave a small number out. None where too few are larger."""
+        worse than to leave a small number out."""
         flat, off = sent.features.flatten(1), blur[:, None].to(sent.features).square()
-        kept = (flat.square().mean(1, keepdim=True) - off) / (1 - self.defense.rate)
-        if (kept < _PLAIN * off).any():
-            return None
         seen = (flat.square() > _AWAY * off).view_as(sent.features)
         return sent.with_features(sent.features * seen)
+
+    def told(self, sent: Leak, blur: Float[Tensor, "b"]) -> Bool[Tensor, "b"]:
+        """Return whether numbers are usually so much larger that enough are left."""
+        power = self.defense.power
+        if power is None:
+            return blur == 0
+        return power / (1 - self.defense.rate) ** 2 >= _PLAIN * blur.square()
 
     def blur(self, sent: Leak) -> Float[Tensor, "b"]:
         """Return zeros: what came through is as it was."""

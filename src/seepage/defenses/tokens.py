@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..registry import register
@@ -114,6 +114,10 @@ class DropLaw:
         came = torch.zeros_like(length).scatter(1, best, 1.0)
         return sent.with_features(sent.features * came[:, :, None])
 
+    def told(self, sent: Leak, blur: Float[Tensor, "b"]) -> Bool[Tensor, "b"]:
+        """Return that it always shows: how many tokens came is known."""
+        return torch.isfinite(blur)
+
     def blur(self, sent: Leak) -> Float[Tensor, "b"]:
         """Return zeros: a token that came is as it was."""
         return sent.features.new_zeros(len(sent))
@@ -195,6 +199,11 @@ class ShuffleLaw:
         return applied(clean, self.defense, torch.cat([clean.features[:, :lead], mean], dim=1))
 
     def estimate(self, sends: Sequence[Leak]) -> Leak:
+        """Return what `unbiased` says, mean tokens in places that are empty."""
+        found, mean = self.unbiased(sends), self.defense.mean
+        return found if mean is None else found.with_features(_filled(found.features, mean))
+
+    def unbiased(self, sends: Sequence[Leak]) -> Leak:
         """Return the mean of the sends, each put in order first; in the first one's order where nothing was learned."""
         reference = self.defense.mean
         ordered = [torch.stack([self._sorted(row, reference) for row in send.features]) for send in sends]
@@ -202,8 +211,7 @@ class ShuffleLaw:
             return sends[0].with_features(ordered[0])
         stacked = torch.stack(ordered)
         # Zeros may be holes that something else left.
-        value = stacked.sum(0) / (stacked != 0).sum(0).clamp_min(1)
-        return sends[0].with_features(_filled(value, reference))
+        return sends[0].with_features(stacked.sum(0) / (stacked != 0).sum(0).clamp_min(1))
 
     def log_likelihood(self, sent: Leak, clean: Leak) -> None:
         """Return nothing: what is sent has no density."""
