@@ -132,7 +132,7 @@ CUTS = {
     "ResNet-20": ("layer1.2", "layer2.2", "layer3.2"),
     "MobileNetV2": ("features.3", "features.13", "features.17"),
 }
-WITH_A_DECODER = ("features.3", "features.13")
+WITH_A_DECODER = ("features.3",)
 SIZES = {"ResNet-20": Sizes(10000, 1000, 8), "MobileNetV2": Sizes(2000, 500, 4)}
 EFFORT = {"ResNet-20": "standard", "MobileNetV2": "quick"}
 """What an inversion may spend; a full one of MobileNetV2 takes minutes a picture."""
