@@ -46,48 +46,40 @@ def channels(features: Float[Tensor, "n ..."]) -> Float[Tensor, "k c"]:
 _WIDER = 3.0
 """Others vary so many times as much: of 1, 3 and 9 what denoised best for attacks on CIFAR-10's training files."""
 _ENOUGH = 8
-"""With fewer vectors than so many times their length the covariance is taken for diagonal."""
+"""With fewer vectors than so many times their length channels are denoised one by one."""
 
 
 @dataclass(frozen=True)
 class Channels:
-    """Mean and covariance of the channel vectors of leaks like some that are known, in double precision."""
+    """Mean and covariance of the channel vectors of some leaks, of which there were `count`, in double precision."""
 
     mean: Float[Tensor, "c"]
     covariance: Float[Tensor, "c c"]
+    count: int
 
     @staticmethod
     def of(leaks: Iterator[Leak]) -> Channels:
-        """Measure them on known leaks, and take those of others to vary more.
+        """Measure them.
 
         Raises:
             DefenseError: there is no finite leak.
         """
-        rows = rows_of(leaks)
-        vectors = channels(rows).double()
+        vectors = channels(rows_of(leaks)).double()
         mean = vectors.mean(0)
         off = vectors - mean
-        covariance = _WIDER * off.T @ off / len(vectors)
-        enough = len(vectors) >= _ENOUGH * len(mean)
-        return Channels(mean, covariance if enough else covariance.diagonal().diag())
+        return Channels(mean, off.T @ off / len(vectors), len(vectors))
 
     def denoised(self, features: Float[Tensor, "b ..."], variance: float) -> Float[Tensor, "b ..."]:
-        """Return the best linear guess at features under noise of this variance, place by place (Wiener)."""
+        """Return the best linear guess at other leaks under noise of this variance, place by place (Wiener)."""
         axis = 1 + channel_axis(tuple(features.shape[1:]))
-        noisy = self.covariance + variance * torch.eye(len(self.mean), dtype=torch.double)
-        gain = torch.linalg.solve(noisy, self.covariance).to(features)
+        known = _WIDER * self.covariance
         mean = self.mean.to(features)
-        found: Tensor = (features.movedim(axis, -1) - mean) @ gain + mean
-        return found.movedim(-1, axis)
-
-
-def channel_moments(leaks: Iterator[Leak]) -> tuple[Float[Tensor, "c"], Float[Tensor, "c c"]]:
-    """Return mean and covariance of channel vectors, in double precision.
-
-    Raises:
-        DefenseError: there is no finite leak.
-    """
-    vectors = channels(rows_of(leaks)).double()
-    mean = vectors.mean(0)
-    off = vectors - mean
-    return mean, off.T @ off / len(vectors)
+        off = features.movedim(axis, -1) - mean
+        if self.count < _ENOUGH * len(mean):
+            own = known.diagonal()
+            guess = off * (own / (own + variance)).to(features)
+        else:
+            noisy = known + variance * torch.eye(len(mean), dtype=torch.double)
+            guess = off @ torch.linalg.solve(noisy, known).to(features)
+        found: Tensor = (guess + mean).movedim(-1, axis)
+        return found

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..registry import register
 from ..types import Leak, Secret, Shape
 from .base import DefenseError, Payload, channel_axis, learned, require_share
-from .moments import channel_moments
+from .moments import Channels
 from .transform import Transform
 
 _FLOOR = 1e-9
@@ -45,8 +45,8 @@ class Project(Transform):
 
     def fit(self, leaks: Iterator[Leak]) -> Project:
         """Learn mean and covariance of channels."""
-        mean, covariance = channel_moments(leaks)
-        return learned(learned(self, "mean", mean), "covariance", covariance)
+        known = Channels.of(leaks)
+        return learned(learned(self, "mean", known.mean), "covariance", known.covariance)
 
     def map(self, features: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Return the projection, about the mean where directions are the principal ones."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..registry import register
 from ..types import Leak, Shape
 from .base import DefenseError, Payload, channel_axis, learned, require_share
-from .moments import channel_moments
+from .moments import Channels
 from .transform import Transform
 
 
@@ -41,8 +41,9 @@ class Prune(Transform):
         """Learn which channels vary most, and the mean of the others."""
         if self.by == "magnitude":
             return self
-        mean, covariance = channel_moments(leaks)
-        order = covariance.diagonal().argsort(descending=True, stable=True)
+        known = Channels.of(leaks)
+        mean = known.mean
+        order = known.covariance.diagonal().argsort(descending=True, stable=True)
         kept = torch.zeros(len(mean), dtype=torch.bool)
         kept[order[: self._count(len(mean))]] = True
         return learned(learned(self, "kept", kept), "mean", mean.float())
