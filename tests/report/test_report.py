@@ -218,7 +218,7 @@ def test_redaction_leaves_no_trace_of_pictures(tmp_path: Path) -> None:
         folder, names=names, attacks=ATTACKS[:1], layers=LAYERS[:2], caption="a lonely lighthouse",
         label="lighthouse keeper", data="/srv/patients", public="/srv/patients-old", manifest_sha256="f" * 64,
         public_sha256="e" * 64, gallery="/srv/patients-faces", gallery_sha256="d" * 64,
-        victim="module//home/alice/net.py:build", judges={"label": {"name": "module/alice/j.py:f", "sha256": "0" * 64}},
+        victim="module//srv/alice/net.py:build", judges={"label": {"name": "module/alice/j.py:f", "sha256": "0" * 64}},
     )  # fmt: skip
     bad = Sample(id="ward 7/bob.png", image_sha256="0" * 64, status="failed", message="cannot read ward 7/bob.png")
     checks = (
@@ -226,7 +226,7 @@ def test_redaction_leaves_no_trace_of_pictures(tmp_path: Path) -> None:
         Check(name="other", level="info", message="see /srv/patients/x.png and alice smith.jpg"),
     )
     cells[0] = cells[0].model_copy(
-        update={"samples": (*cells[0].samples, bad), "checks": checks, "unavailable": {"lpips": "no /home/alice/w.pth"}}
+        update={"samples": (*cells[0].samples, bad), "checks": checks, "unavailable": {"lpips": "no /srv/alice/w.pth"}}
     )
     cells.append(
         Cell(key="f", status="failed", message="OSError: /srv/patients/bob.png", spec=spec(data="/srv/patients"))
