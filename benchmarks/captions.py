@@ -32,6 +32,7 @@ import asked
 from caption_chart import chart
 from seepage import assets, data
 from seepage.attacks.caprecover import adapter
+from seepage.attacks.process import Precision
 from seepage.audit.request import Request
 from seepage.audit.run import run_audit
 from seepage.data.source import Entry
@@ -67,6 +68,7 @@ class Training:
     authors: bool = False
     effort: str = "full"
     storage: adapter.Storage = "fp16"
+    precision: Precision = "bf16"
 
     @property
     def file(self) -> Path:
@@ -85,6 +87,7 @@ class Training:
             effort=self.effort,
             steps=self.steps,
             seed=self.seed,
+            precision=self.precision,
             storage=self.storage,
             authors=self.authors,
         )
@@ -110,7 +113,7 @@ class Row:
 def rows(root: Path) -> list[Row]:
     """Return the rows, in the order they are run."""
     late = [
-        Training(f"mobilenet_v2{'-' * bool(seed)}{seed or ''}", MOBILENET, CUTS[-1:], "align=500", 1500, seed)
+        Training(f"mobilenet_v2{'-' * bool(seed)}{seed or ''}", MOBILENET, CUTS[-1:], "align=1200", 5000, seed)
         for seed in (0, 1, 2)
     ]
     shipped = replace(late[0], storage="int8")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_language import BYTES, CAPTIONS, HEADER, captioned, leaks, save_language
-from torch import Tensor
+from torch import Tensor, nn
 
 from seepage import registry
 from seepage.attacks.caprecover import adapter, recoverer
@@ -333,6 +333,10 @@ def test_captions_are_ranked_once_aligned(language: str) -> None:
     assert by_picture is not None
     assert torch.allclose(by_vector, scores, atol=1e-5)
     assert by_picture.argmax(1).tolist() == list(range(8))
+    model = fitted.model  # type: ignore[attr-defined]
+    own = model.vectors(model.queries(leaks().header.layer, leaks().features))
+    assert torch.allclose(scores, own @ nn.functional.normalize(vectors @ model.wording.weight.T, dim=1).T, atol=1e-5)
+    assert not torch.allclose(model.wording.weight, torch.eye(384), atol=1e-2)
     with pytest.raises(SeepageError, match="candidates are sentences"):
         fitted.score(leaks(), torch.zeros(8, 5))
     silent = fitted.score(leaks().with_features(torch.zeros(8, 6, 4, 4)), CAPTIONS)

@@ -53,6 +53,19 @@ def test_log_probabilities_are_the_models_own(language: LanguageModel) -> None:
         assert (found[row, length:] == 0).all()
 
 
+def test_half_the_bits_say_nearly_the_same(folder: Path, language: LanguageModel) -> None:
+    half = load(str(folder), dtype=torch.bfloat16)
+    assert half.network.get_input_embeddings().weight.dtype == torch.bfloat16
+    assert half.sha256 == language.sha256
+    prompt = torch.randn(2, 3, language.width, generator=torch.Generator().manual_seed(0)) * language.spread
+    tokens = language.tokens(CAPTIONS[:2], 20)  # of two lengths: the shorter one is filled up, and masked
+    found = half.log_probabilities(prompt.requires_grad_(), tokens)
+    assert torch.allclose(found, language.log_probabilities(prompt, tokens), atol=0.1)
+    torch.autograd.backward(found.sum())
+    assert prompt.grad is not None
+    assert (prompt.grad != 0).any()
+
+
 def test_filling_touches_nothing_unless_it_is_asked_for(language: LanguageModel) -> None:
     prompt = torch.randn(1, 3, language.width, generator=torch.Generator().manual_seed(0)) * language.spread
     short = language.tokens(CAPTIONS[7:], 20)

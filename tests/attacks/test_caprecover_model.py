@@ -111,6 +111,26 @@ def test_infonce_by_hand(language: LanguageModel) -> None:
     assert found == pytest.approx((sum(rows) / 3 + sum(columns) / 3) / 2, rel=1e-4)
 
 
+def test_sentences_are_reworded_from_the_identity_on(language: LanguageModel) -> None:
+    text = nn.functional.normalize(torch.randn(3, TEXT_WIDTH, generator=torch.Generator().manual_seed(2)), dim=1)
+    model, plain = built(language), built(language, rewords=False)
+    assert torch.allclose(model.sentences(text), text, atol=1e-6)
+    assert torch.equal(plain.sentences(text), text)
+    # All else is drawn as it is without.
+    kept = plain.state_dict()
+    assert {name for name in model.state_dict() if name not in kept} == {"wording.weight"}
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in kept.items())
+    assert model.wording is not None
+    model.wording.weight.data.mul_(3)[0] = 0
+    bent = model.sentences(text)
+    assert torch.allclose(bent.norm(dim=1), torch.ones(3))
+    assert (bent[:, 0] == 0).all()
+    loss = model.alignment_loss("tokens", features("tokens"), text)
+    torch.autograd.backward(loss)
+    assert model.wording.weight.grad is not None
+    assert loss.item() == pytest.approx(plain.alignment_loss("tokens", features("tokens"), bent).item(), abs=1e-5)
+
+
 def test_generation_keeps_the_alignment(language: LanguageModel) -> None:
     model = built(language)
     captions, text = language.tokens(CAPTIONS[:3], 40), nn.functional.normalize(torch.randn(3, TEXT_WIDTH), dim=1)
@@ -165,6 +185,9 @@ def test_nothing_is_the_same_at_every_layer_of_a_shape(language: LanguageModel) 
 def test_a_configuration_survives_json() -> None:
     config = ModelConfig(SMALL.sized(), classes=3, pooled=True)
     assert ModelConfig.of(json.loads(json.dumps(asdict(config)))) == config
+    before = asdict(config)
+    del before["rewords"]  # as it was written before there was such a thing
+    assert ModelConfig.of(before) == replace(config, rewords=False)
     with pytest.raises(TypeError):
         ModelConfig.of({**asdict(config), "wide": 3})
 

@@ -15,7 +15,7 @@ from PIL import Image
 pytest.importorskip("accelerate")
 pytest.importorskip("transformers")
 
-from seepage.attacks.caprecover import adapter
+from seepage.attacks.caprecover import adapter, language
 from seepage.attacks.caprecover.attack import CapRecover
 from seepage.audit.plan import jobs
 from seepage.audit.request import Request
@@ -124,14 +124,15 @@ def test_record_and_page_show_curves_beside_controls(seepage: Run, victim: str, 
     assert adapter.read_header(target).layers == {"mix": (3, 16, 16), "wide": (16, 16, 16)}
 
 
-def test_interrupted_it_goes_on_to_the_same_bits(victim: str, tmp_path: Path) -> None:
-    whole = train(request_of(victim, tmp_path, "whole", steps=20))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_interrupted_it_goes_on_to_the_same_bits(victim: str, tmp_path: Path, precision: str) -> None:
+    whole = train(request_of(victim, tmp_path, "whole", steps=20, precision=precision))
 
     def stop(stage: str, done: float, what: str) -> None:
         if stage == "speak" and done >= 0.6:
             raise KeyboardInterrupt
 
-    request = request_of(victim, tmp_path, "stopped", steps=20)
+    request = request_of(victim, tmp_path, "stopped", steps=20, precision=precision)
     with pytest.raises(KeyboardInterrupt):
         train(request, stop)
     assert not request.output.exists()
@@ -140,6 +141,8 @@ def test_interrupted_it_goes_on_to_the_same_bits(victim: str, tmp_path: Path) ->
     assert seen[0] >= 0.6
     assert again.path.read_bytes() == whole.path.read_bytes()
     assert any("going on from step" in note for note in again.notes)
+    # What half the bits taught is read by all of them: it is the same language model.
+    assert adapter.read_header(again.path).language_sha256 == language.load(LANGUAGE).sha256
 
 
 def test_pictures_without_captions_go_by_their_class(victim: str, tmp_path: Path) -> None:

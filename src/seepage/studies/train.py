@@ -163,8 +163,8 @@ def _taught(
             bottleneck.write(request.output, network, told)
         return outcome
     else:
-        # The language model is frozen: where the device computes in half the bits, it is kept in them.
-        half = request.precision == "bf16" and request.device.startswith("cuda")
+        # The language model is frozen: where half the bits are computed with, it is kept in them.
+        half = request.precision == "bf16"
         chosen = None if request.preset is None else preset(request.preset)
         model, said, outcome = train_caprecover(
             Scheme(attack, chosen, request.authors),

@@ -29,7 +29,8 @@ class ModelConfig:
     `language_width` and `spread` are those of the language model's embeddings; `most_tokens` is a caption's length,
     its end counted in; `separated` puts the language model's token for the beginning between queries and caption.
     `pooled` gives the Q-Former the one mean token and `filling` counts what fills captions up in the loss, as the
-    authors' code does.
+    authors' code does. `rewords` sends the vectors of sentences through a linear map as well, before queries are
+    compared with them: those of the sentence encoder tell apart what captions mean, not what pictures show.
     """
 
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
@@ -42,15 +43,16 @@ class ModelConfig:
     classes: int = 0
     pooled: bool = False
     filling: bool = False
+    rewords: bool = True
 
     @staticmethod
     def of(said: Mapping[str, Any]) -> ModelConfig:
-        """Return what `asdict` wrote.
+        """Return what `asdict` wrote, or wrote before there was `rewords`.
 
         Raises:
             TypeError: it is another configuration's.
         """
-        return ModelConfig(**{**said, "qformer": QFormerConfig(**said["qformer"])})
+        return ModelConfig(**{"rewords": False, **said, "qformer": QFormerConfig(**said["qformer"])})
 
 
 class CapRecoverModel(nn.Module):
@@ -82,6 +84,9 @@ class CapRecoverModel(nn.Module):
             self.speech = nn.Linear(width, config.language_width)
             self.loudness = nn.LayerNorm(config.language_width)
             self.labels = nn.Linear(width, config.classes) if config.classes else None
+            self.wording = nn.Linear(TEXT_WIDTH, TEXT_WIDTH, bias=False) if config.rewords else None
+        if self.wording is not None:
+            nn.init.eye_(self.wording.weight)
         nn.init.constant_(self.loudness.weight, config.spread)
 
     def begin(self) -> None:
@@ -124,6 +129,11 @@ class CapRecoverModel(nn.Module):
         """Return queries as unit vectors among those of the sentence encoder."""
         return nn.functional.normalize(self.meaning(queries.mean(1)), dim=1)
 
+    def sentences(self, text: Float[Tensor, "k 384"]) -> Float[Tensor, "k 384"]:
+        """Return the sentence encoder's vectors as the unit vectors that queries are compared with."""
+        text = text.to(self.meaning.weight)
+        return text if self.wording is None else nn.functional.normalize(self.wording(text), dim=-1)
+
     def prompt(self, queries: Float[Tensor, "b q width"], language: LanguageModel) -> Float[Tensor, "b p w"]:
         """Return queries as the language model reads them, at the scale of its own embeddings."""
         said: Tensor = self.loudness(self.speech(queries))
@@ -151,7 +161,8 @@ class CapRecoverModel(nn.Module):
         Captions of one vector are one caption: none of them counts as wrong for another's picture.
         """
         text = text.to(self.meaning.weight)
-        logits = self.vectors(queries).float() @ text.T / self.temperature.exp().clamp_min(_COLDEST)
+        fit = self.vectors(queries).float() @ self.sentences(text).float().T
+        logits = fit / self.temperature.exp().clamp_min(_COLDEST)
         same = (text @ text.T > 1 - 1e-5) & ~torch.eye(len(text), dtype=torch.bool, device=text.device)
         logits = logits.masked_fill(same, -torch.inf)
         own = torch.arange(len(text), device=text.device)

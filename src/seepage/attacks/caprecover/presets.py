@@ -76,7 +76,7 @@ def as_the_authors(config: ModelConfig, course: Course) -> tuple[ModelConfig, Co
 
     The third of its habits, to run the victim afresh every step, is for whoever feeds it.
     """
-    return replace(config, pooled=True, filling=True), replace(course, align=0)
+    return replace(config, pooled=True, filling=True, rewords=False), replace(course, align=0)
 
 
 @functools.lru_cache(maxsize=1)

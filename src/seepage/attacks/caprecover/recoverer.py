@@ -97,9 +97,9 @@ class CapRecoverer(Recoverer):
                     f"candidates are sentences, their vectors (k, {TEXT_WIDTH}) or pictures (k, 3, h, w), got "
                     f"{tuple(candidates.shape)}"
                 )
-            vectors = candidates
+            vectors = self.model.sentences(candidates)
         else:
-            vectors = _text(candidates, self.classes)
+            vectors = self.model.sentences(_text(candidates, self.classes))
         good, _ = self._legible(leak)
         found = torch.full((len(leak), len(vectors)), torch.nan)
         for rows in _chunks(good, self.batch):
@@ -194,7 +194,7 @@ class CapRecoverer(Recoverer):
         scores = said.clone()
         equal = (said == said.max()).nonzero().flatten()
         if len(equal) > _FEW_CLASSES or (len(equal) < len(said) and self.header.aligned):
-            fit = _text(self.classes, self.classes).to(vector) @ vector
+            fit = self.model.sentences(_text(self.classes, self.classes)) @ vector
             scores = torch.where(said > 0, scores, (fit.cpu() - 3) / 4)  # below 0, in (-1, -1/2)
             equal = equal[fit.cpu()[equal].topk(min(len(equal), _FEW_CLASSES)).indices]
         sentences = [words.prompt(self.classes[index]) for index in equal.tolist()]
