@@ -127,6 +127,27 @@ def test_the_blocks_of_a_victim(victim: str) -> None:
     assert (head.inputs, head.outputs, head.loses, head.invertible) == (192, 24, True, False)
 
 
+@pytest.mark.parametrize(
+    ("name", "shortcut"), [("torchvision/resnet18@random:0", "downsample"), ("zoo/cifar_resnet20", "shortcut")]
+)
+def test_a_shortcut_that_reshapes_is_taken_before_the_noise(name: str, shortcut: str) -> None:
+    loaded = victims.load(name, size=32) if "resnet18" in name else victims.load(name)
+    found = {block.name: block.copy_noise for block in diagnose(loaded, steps=2)}
+    picture = dead_leaves(1, loaded.image_shape, seeding.generator(0, "control", "diagnose"))
+    block = loaded.model.get_submodule("layer2.0")
+    seen: list[torch.Tensor] = []
+    hook = block.register_forward_hook(lambda _, given, made: seen.extend((given[0].clone(), made.clone())))
+    with torch.no_grad():
+        loaded.model(loaded.normalise(picture))
+    hook.remove()
+    x, y = seen
+    with torch.no_grad():
+        by_hand = (y - block.get_submodule(shortcut)(x)).norm() / x.norm()
+    assert found["layer2.0"] == pytest.approx(float(by_hand), rel=1e-4)
+    assert found["layer2.1"] is not None
+    assert found["maxpool" if "resnet18" in name else "linear"] is None
+
+
 def test_another_seed_is_another_picture(victim: str) -> None:
     loaded = victims.load(victim)
     first, again, other = (diagnose(loaded, seed=seed)[0].copy_noise for seed in (0, 0, 1))

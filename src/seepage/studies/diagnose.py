@@ -28,6 +28,8 @@ STEPS = 64
 _STEPS_LARGEST = 16
 # What is left of a direction once those before it are taken out is noise below this.
 _EXHAUSTED = 1e-5
+# What victims' libraries call the way past a block's weights, where it is no plain identity.
+_SHORTCUTS = ("downsample", "shortcut", "shortcut_layer", "proj")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Diagnosis:
         recovers: what of its input that rule brings back, in a few words.
         inputs: numbers in, a picture.
         outputs: numbers out.
-        copy_noise: |y - x| / |x|, how noisy a copy of its input the output is; None where the shapes differ.
+        copy_noise: |y - S(x)| / |x|, how noisy a copy of its input the output is, S its shortcut where it has one and
+            else the identity; None where that has another shape than the output.
         spectrum: of its Jacobian there.
     """
 
@@ -140,8 +143,8 @@ def _rules(segments: Sequence[Segment]) -> list[tuple[str, str]]:
 
 
 def _diagnosis(segment: Segment, rule: tuple[str, str], x: Tensor, y: Tensor, steps: int) -> Diagnosis:
-    size = float(x.norm())
-    copies = x.shape == y.shape and size > 0
+    size, skip = float(x.norm()), _skipped(segment.module, x, y)
+    copies = skip.shape == y.shape and size > 0
     return Diagnosis(
         name=segment.name,
         kind=segment.kind,
@@ -149,9 +152,35 @@ def _diagnosis(segment: Segment, rule: tuple[str, str], x: Tensor, y: Tensor, st
         recovers=rule[1],
         inputs=x.numel(),
         outputs=y.numel(),
-        copy_noise=float((y - x).norm()) / size if copies else None,
+        copy_noise=float((y - skip).norm()) / size if copies else None,
         spectrum=spectrum(segment.module, x, steps=steps),
     )
+
+
+def _skipped(module: nn.Module, x: Float[Tensor, "1 ..."], y: Float[Tensor, "1 ..."]) -> Float[Tensor, "1 ..."]:
+    """Return what a block's shortcut makes of x: x itself where none of its modules is one.
+
+    One is called so, is given x, and does not make y all by itself.
+    """
+    found: list[Tensor] = []
+
+    def look(part: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+        if (
+            given[0].shape == x.shape
+            and torch.equal(given[0], x)
+            and not (made.shape == y.shape and torch.equal(made, y))
+        ):
+            found.append(made.clone())
+
+    parts = [part for name, part in module.named_modules() if name.rpartition(".")[2] in _SHORTCUTS]
+    hooks = [part.register_forward_hook(look) for part in parts]
+    try:
+        with torch.no_grad():
+            module(x.clone())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else x
 
 
 def _linearised(module: nn.Module, x: Float[Tensor, "b ..."]) -> Linearised:
