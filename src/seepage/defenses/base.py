@@ -134,25 +134,46 @@ class Showing(Protocol):
     """A law whose draw shows in zeros, by which `matched` goes, though more was done to the send since.
 
     `shown` is what was sent, zero where it may be what was done to a zero since; `told` says of which rows that leaves
-    enough. `blur` is how far each row's numbers are off, as a standard deviation, by what was done since.
+    enough, and `untold` is the best guess where it does not. `blur` is how far each row's numbers are off, as a
+    standard deviation, by what was done since. `share` is a number's chance to be sent.
     """
 
+    @property
+    def share(self) -> float: ...
     def shown(self, sent: Leak, blur: Float[Tensor, "b"]) -> Leak: ...
     def told(self, sent: Leak, blur: Float[Tensor, "b"]) -> Bool[Tensor, "b"]: ...
+    def untold(self, sends: Sequence[Leak], blur: Float[Tensor, "b"]) -> Leak: ...
 
 
 @runtime_checkable
 class Blurring(Protocol):
-    """A law that says how far the numbers that it estimates from one send are off, as a standard deviation a row."""
+    """A law that says how far what it estimates from one send is off.
 
-    def blur(self, sent: Leak) -> Float[Tensor, "b"]: ...
+    `carried` is what `blur`, a row's standard deviation before, becomes, and `exact` says of which rows nothing else is
+    lost.
+    """
+
+    def carried(self, sent: Leak, blur: Float[Tensor, "b"]) -> Float[Tensor, "b"]: ...
+    def exact(self, sent: Leak) -> Bool[Tensor, "b"]: ...
 
 
 @runtime_checkable
 class Unbiased(Protocol):
-    """A law whose estimate leans on what leaks are like: `unbiased` does not, so that means of it come ever nearer."""
+    """A law whose estimate leans on what leaks are like: `unbiased` does not, so that means of it come ever nearer.
 
-    def unbiased(self, sends: Sequence[Leak]) -> Leak: ...
+    Sends are `plain` where nothing was done to them since.
+    """
+
+    def unbiased(self, sends: Sequence[Leak], *, plain: bool = True) -> Leak: ...
+
+
+@runtime_checkable
+class Denoising(Unbiased, Protocol):
+    """A law of noise: `guess` is its best, of sends that are off by `blur` since, each the mean of `behind` others."""
+
+    def guess(
+        self, sends: Sequence[Leak], blur: Float[Tensor, "b"], *, behind: float = 1.0, plain: bool = True
+    ) -> Leak: ...
 
 
 class BuiltIn(ABC):
@@ -256,6 +277,25 @@ def spend(secret: Secret | None, name: str, defense: str) -> Tensor:
     if name not in secret.tensors:
         raise SecretError(f"the secret of this {defense} was used already, or is another defense's: one leak, one use")
     return secret.tensors.pop(name)
+
+
+def together(blur: Float[Tensor, "b"], other: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    """Return the standard deviation of the sum of two independent errors."""
+    return (blur.square() + other.to(blur).square()).sqrt()
+
+
+def towards(
+    mean: Tensor | None, features: Float[Tensor, "b ..."], variance: float, noise: Float[Tensor, "b"]
+) -> Float[Tensor, "b ..."]:
+    """Return the best linear guess between what was seen and the mean of leaks that vary so much about it.
+
+    `noise` is the variance of what was seen, row by row. The features themselves where no mean was learned.
+    """
+    if mean is None:
+        return features
+    weight = by_row(variance / (variance + noise).clamp_min(torch.finfo(torch.float32).tiny), features)
+    usual = mean.to(features)
+    return usual + weight.to(features) * (features - usual)
 
 
 def require_positive(name: str, value: float, *, zero: bool = False) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..registry import register
@@ -16,7 +17,9 @@ from .base import DefenseError, Payload, by_row, learned, require_positive
 from .moments import rows_of
 from .transform import Transform
 
-_ON_THE_LIMIT = 1 - 1e-4
+_ON_THE_LIMIT, _NEAR_IT = 1 - 1e-4, 0.9
+_FAR = 1.25
+"""Where rows usually are so many times the limit, one near it was clipped: noise, means and the wire take a little."""
 
 
 @register("defense", "clip")
@@ -72,11 +75,23 @@ class Clip(Transform):
 
     def lift(self, features: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
         """Return rows that were clipped, at the norm that rows usually have; single numbers stay as they are."""
-        if self.by == "value" or self.usual is None:
-            return features
+        return features * by_row(self.gain(features), features)
+
+    def gain(self, features: Float[Tensor, "b ..."]) -> Float[Tensor, "b"]:
+        """Return by how much rows are lifted."""
         norm = features.flatten(1).norm(dim=1)
-        length = (max(self.usual, self.most) / norm).where(norm >= _ON_THE_LIMIT * self.most, 1.0)
-        return features * by_row(length, features)
+        if self.by == "value" or self.usual is None or self.usual <= self.most:
+            return torch.ones_like(norm)
+        near = _NEAR_IT if self.usual > _FAR * self.most else _ON_THE_LIMIT
+        lifted: Tensor = (self.usual / norm).where(norm >= near * self.most, 1.0)
+        return lifted
+
+    def exact(self, features: Float[Tensor, "b ..."]) -> Bool[Tensor, "b"]:
+        """Return which rows nothing was clipped off."""
+        flat = features.flatten(1)
+        size = flat.norm(dim=1) if self.by == "norm" else flat.abs().amax(1)
+        inside: Tensor = size < _ON_THE_LIMIT * self.most
+        return inside
 
     def payload(self, payload: Payload, shape: Shape) -> Payload:
         """Return what was there: zeros stay, there are no more levels, and a row that is scaled stays in a subspace."""

@@ -11,13 +11,38 @@ from torch import Tensor
 
 from .. import seeding
 from ..types import Defense, Generators, Law, Leak, Telling
-from .base import Blurring, Showing, Unbiased, mean_of, randomised
+from .base import Blurring, BuiltIn, Denoising, Showing, Unbiased, mean_of, randomised
 
 _DRAWS = 32
+_SMALL = 0.3
+"""A rounding of so many deviations of the noise changes its density little: its variance by a tenth."""
 
 
 class _MixedError(Exception):
     """Some rows show what was drawn, others do not: each is then looked at alone."""
+
+
+@dataclass(frozen=True)
+class _Since:
+    """What was done to sends since a stage: how far off that left each one's rows, how many others each is the mean of,
+    and whether nothing else was done."""
+
+    blurs: Sequence[Float[Tensor, "b"]]
+    behind: float = 1.0
+    plain: bool = True
+
+    def carried(self, law: Law, sends: Sequence[Leak]) -> _Since:
+        """Return the same since the stage before this law's."""
+        if not isinstance(law, Blurring):
+            return _Since(self.blurs, self.behind, plain=False)
+        blurs = [law.carried(send, blur).cpu() for send, blur in zip(sends, self.blurs, strict=True)]
+        return _Since(blurs, self.behind, self.plain and all(bool(law.exact(send).all()) for send in sends))
+
+    def met(self, share: float) -> _Since:
+        """Return the same once several have become one, each number from a share of them."""
+        return _Since(
+            [torch.stack(list(self.blurs)).mean(0)], max(self.behind * len(self.blurs) * share, 1.0), self.plain
+        )
 
 
 @dataclass(frozen=True)
@@ -62,25 +87,33 @@ class PipelineLaw:
             return sends[0].with_features(torch.cat([one.features for one in found]))
 
     def _estimate(self, sends: Sequence[Leak]) -> Leak:
-        found, filled, meeting = list(sends), list(sends), self._meeting()
-        blurs = [torch.zeros(len(send)) for send in sends]
+        found = filled = list(sends)
+        since, meeting = _Since([torch.zeros(len(send)) for send in sends]), self._meeting()
         for place in reversed(range(len(self.stages))):
             law = self.stages[place].law()
-            shown = [_shown(law, one, blur) for one, blur in zip(found, blurs, strict=True)]
-            plain = [one for one in shown if one is not None]
-            blurs = [_blurred(law, one, blur) for one, blur in zip(found, blurs, strict=True)]
+            shown = [_shown(law, one, blur) for one, blur in zip(found, since.blurs, strict=True)]
+            before = since.carried(law, found)
             if place > meeting:
-                filled = [_filled(law, own or one) for one, own in zip(filled, shown, strict=True)]
-                found = [_alone(law, one, own) for one, own in zip(found, shown, strict=True)]
+                alone = [_alone(law, one, own) for one, own in zip(found, shown, strict=True)]
+                if filled is found and all(own is None for own in shown):
+                    found = filled = alone  # none has a hole
+                else:
+                    filled = [_filled(law, own or one) for one, own in zip(filled, shown, strict=True)]
+                    found = alone
+                since = before
                 continue
-            several = self._several(place, found, plain, filled if place == meeting < len(self.stages) - 1 else ())
-            found, blurs = [several], [torch.stack(blurs).mean(0)]
+            told = [own for own in shown if own is not None]
+            holes = filled if place == meeting and filled is not found else ()
+            several = self._several(place, found, told, holes, since)
+            since = before.met(law.share if isinstance(law, Showing) else 1.0)
+            found = filled = [several]
         return found[0]
 
     def log_likelihood(self, sent: Leak, clean: Leak) -> Float[Tensor, "b"] | None:
         """Return that of the last stage that draws, of what it seems to have sent by what the stages after it sent.
 
-        Stages before it that draw have to show what, in all rows; else, as where nothing is drawn, there is none.
+        Stages before it that draw have to show what, in all rows, and those after it must leave all but a rounding,
+        small beside the noise; else, as where nothing is drawn, there is none.
         """
         drawing = [place for place, stage in enumerate(self.stages) if randomised(stage)]
         if not drawing:
@@ -95,19 +128,28 @@ class PipelineLaw:
         reaching = self._mean(clean, shown, last)
         if reaching is None:
             return None
+        since = _Since([torch.zeros(len(sent))])
         for stage in reversed(self.stages[last + 1 :]):
+            since = since.carried(stage.law(), [sent])
             sent = stage.law().estimate([sent])
+        if not since.plain or (since.blurs[0].any() and not _small(since.blurs[0], self.stages[last])):
+            return None
         return self.stages[last].law().log_likelihood(sent, reaching)
 
-    def _several(self, place: int, found: Sequence[Leak], told: Sequence[Leak], filled: Sequence[Leak]) -> Leak:
+    def _several(
+        self, place: int, found: Sequence[Leak], told: Sequence[Leak], filled: Sequence[Leak], since: _Since
+    ) -> Leak:
         """Return what a stage makes of several; `told` are those that show its draw, `filled` those without holes."""
-        law = self.stages[place].law()
+        law, blur = self.stages[place].law(), torch.stack(list(since.blurs)).mean(0)
+        # Numbers that were mixed are off by what nobody knows, and are taken as they are.
+        blur = blur.where(torch.isfinite(blur), 0.0)
         if isinstance(law, Showing) and not told:
-            # Whose zeros cannot be told is taken for its mean.
-            return found[0].with_features(mean_of(found))
+            return law.untold(found, blur)
         if isinstance(law, Unbiased) and any(isinstance(one.law(), Showing) for one in self.stages[:place]):
             # What is left out is filled in by the earlier stage that left it out.
-            return law.unbiased(found)
+            return law.unbiased(found, plain=since.plain and not blur.any())
+        if isinstance(law, Denoising):
+            return law.guess(found, blur, behind=since.behind, plain=since.plain)
         several = law.estimate(told or found)
         if not filled:
             return several
@@ -125,7 +167,7 @@ class PipelineLaw:
                 found[place] = own
             if place and not isinstance(law, Blurring):
                 break
-            blur = _blurred(law, sent, blur)
+            blur = law.carried(sent, blur).cpu() if isinstance(law, Blurring) else blur
             if place:
                 sent = _alone(law, sent, own)
         return found
@@ -190,8 +232,10 @@ def _together(rows: Sequence[Leak | None]) -> Leak | None:
     return known[0].with_features(torch.cat([row.features for row in known])) if len(known) == len(rows) else None
 
 
-def _blurred(law: Law, sent: Leak, blur: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
-    return (blur.square() + law.blur(sent).cpu().square()).sqrt() if isinstance(law, Blurring) else blur
+def _small(blur: Float[Tensor, "b"], stage: Defense) -> bool:
+    """Whether a stage's noise, which has no edge, is so wide that what came since changes its density little."""
+    noise = stage.noise() if isinstance(stage, BuiltIn) else None
+    return noise is not None and noise.kind != "uniform" and bool((blur <= _SMALL * noise.scale).all())
 
 
 def _filled(law: Law, sent: Leak) -> Leak:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..registry import register
 from ..types import Generators, Law, Leak, Secret, Shape
-from .base import EVERYONE, BuiltIn, Payload, applied, drawn, learned
+from .base import EVERYONE, BuiltIn, Payload, applied, drawn, learned, mean_of, towards
 from .moments import rows_of
 
 _AWAY, _PLAIN = 20.0, 36.0
@@ -27,7 +27,9 @@ class Dropout(BuiltIn):
 
     rate: float = 0.5
     mean: Tensor | None = field(default=None, init=False, repr=False, compare=False)
+    empty: Tensor | None = field(default=None, init=False, repr=False, compare=False)
     power: float | None = field(default=None, init=False, repr=False, compare=False)
+    variance: float = field(default=0.0, init=False, repr=False, compare=False)
 
     holder: ClassVar[str] = "nobody"
     protects_from: ClassVar[tuple[str, ...]] = EVERYONE
@@ -40,9 +42,12 @@ class Dropout(BuiltIn):
             raise ValueError(f"rate is a share of at least 0 and below 1, got {self.rate:g}")
 
     def fit(self, leaks: Iterator[Leak]) -> Dropout:
-        """Learn the mean leak, by which what was dropped is guessed at, and how large numbers are."""
-        rows = rows_of(leaks)
-        return learned(learned(self, "mean", rows.mean(0)), "power", float(rows.double().square().mean()))
+        """Learn the mean leak, by which what was dropped is guessed at, how often a number is zero by itself, how large
+        numbers are, and how much they vary."""
+        rows, found = rows_of(leaks), self
+        mean, power = rows.mean(0), float(rows.double().square().mean())
+        found = learned(learned(found, "mean", mean), "empty", (rows == 0).float().mean(0))
+        return learned(learned(found, "power", power), "variance", power - float(mean.double().square().mean()))
 
     def protect(self, leak: Leak, generators: Generators) -> tuple[Leak, Secret | None]:
         """Drop; nothing is kept."""
@@ -73,6 +78,11 @@ class DropoutLaw:
         """Return the leak itself."""
         return clean
 
+    @property
+    def share(self) -> float:
+        """A number's chance to be sent."""
+        return 1 - self.defense.rate
+
     def shown(self, sent: Leak, blur: Float[Tensor, "b"]) -> Leak:
         """Return what was sent, zero where it may be what was done to a zero since: to take that for a number sent is
         worse than to leave a small number out."""
@@ -87,9 +97,20 @@ class DropoutLaw:
             return blur == 0
         return power / (1 - self.defense.rate) ** 2 >= _PLAIN * blur.square()
 
-    def blur(self, sent: Leak) -> Float[Tensor, "b"]:
-        """Return zeros: what came through is as it was."""
-        return sent.features.new_zeros(len(sent))
+    def untold(self, sends: Sequence[Leak], blur: Float[Tensor, "b"]) -> Leak:
+        """Return the best linear guess between the mean of the sends and the mean leak."""
+        power = self.defense.power or 0.0
+        noise = (self.defense.rate / self.share * power + blur.square()) / len(sends)
+        found = towards(self.defense.mean, mean_of(tuple(sends)), self.defense.variance, noise)
+        return sends[0].with_features(found)
+
+    def carried(self, sent: Leak, blur: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+        """Return the blur, less by what numbers are divided by: what came through is as it was."""
+        return self.share * blur
+
+    def exact(self, sent: Leak) -> Bool[Tensor, "b"]:
+        """Return that nothing else is lost."""
+        return torch.ones(len(sent), dtype=torch.bool)
 
     def matched(self, clean: Leak, sent: Leak) -> Leak:
         """Return what is sent where the same numbers are dropped: which is in plain sight.
@@ -99,12 +120,17 @@ class DropoutLaw:
         return sent.with_features(clean.features * (sent.features != 0) / (1 - self.defense.rate))
 
     def estimate(self, sends: Sequence[Leak]) -> Leak:
-        """Return every number that some send shows, and the mean leak's where none does."""
+        """Return every number that some send shows, and where none does what is likely: the mean leak's, less by the
+        chance that the number is zero by itself, which grows with every send that shows none."""
         stacked = torch.stack([send.features for send in sends])
         shown = (stacked != 0).sum(0)
-        value = stacked.sum(0) * (1 - self.defense.rate) / shown.clamp_min(1)
-        mean = self.defense.mean
-        unknown = torch.zeros_like(value) if mean is None else mean.to(value).expand_as(value)
+        value = stacked.sum(0) * self.share / shown.clamp_min(1)
+        mean, empty = self.defense.mean, self.defense.empty
+        unknown = torch.zeros_like(value)
+        if mean is not None and empty is not None:
+            unseen = self.defense.rate ** len(sends)
+            never = (empty + (1 - empty) * unseen).clamp_min(unseen).clamp_min(torch.finfo(torch.float32).tiny)
+            unknown = (mean * unseen / never).to(value).expand_as(value)
         return sends[0].with_features(torch.where(shown > 0, value, unknown))
 
     def log_likelihood(self, sent: Leak, clean: Leak) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -43,43 +45,58 @@ def channels(features: Float[Tensor, "n ..."]) -> Float[Tensor, "k c"]:
     return features.movedim(axis, -1).reshape(-1, features.shape[axis])
 
 
+_TINY = torch.finfo(torch.float32).tiny
 _WIDER = 3.0
 """Others vary so many times as much: of 1, 3 and 9 what denoised best for attacks on CIFAR-10's training files."""
+_LEAST = 0.05
+"""No direction is taken to vary less than this share of what channels vary on the mean: others' may."""
 _ENOUGH = 8
 """With fewer vectors than so many times their length channels are denoised one by one."""
 
 
 @dataclass(frozen=True)
 class Channels:
-    """Mean and covariance of the channel vectors of some leaks, of which there were `count`, in double precision."""
+    """Mean, variances and, where it was asked for, covariance of the channel vectors of some leaks, on the CPU."""
 
     mean: Float[Tensor, "c"]
-    covariance: Float[Tensor, "c c"]
-    count: int
+    variances: Float[Tensor, "c"]
+    covariance: Float[Tensor, "c c"] | None
 
     @staticmethod
-    def of(leaks: Iterator[Leak]) -> Channels:
-        """Measure them.
+    def of(leaks: Iterator[Leak], *, whole: bool | None = None) -> Channels:
+        """Measure them in double precision; the covariance too if `whole`, unless told where vectors are enough for it.
 
         Raises:
             DefenseError: there is no finite leak.
         """
-        vectors = channels(rows_of(leaks)).double()
+        vectors = channels(rows_of(leaks)).cpu().double()
         mean = vectors.mean(0)
         off = vectors - mean
-        return Channels(mean, off.T @ off / len(vectors), len(vectors))
+        if whole is None:
+            whole = len(vectors) >= _ENOUGH * len(mean)
+        return Channels(mean, off.square().mean(0), off.T @ off / len(vectors) if whole else None)
 
-    def denoised(self, features: Float[Tensor, "b ..."], variance: float) -> Float[Tensor, "b ..."]:
-        """Return the best linear guess at other leaks under noise of this variance, place by place (Wiener)."""
+    def denoised(self, features: Float[Tensor, "b ..."], variance: Float[Tensor, "b"]) -> Float[Tensor, "b ..."]:
+        """Return the best linear guess at other leaks under noise of each row's variance, place by place (Wiener).
+
+        Where a row varies more than leaks were seen to, it is trusted as much more.
+        """
         axis = 1 + channel_axis(tuple(features.shape[1:]))
-        known = _WIDER * self.covariance
-        mean = self.mean.to(features)
+        mean, ways = self.mean.to(features), self._spectrum[1]
         off = features.movedim(axis, -1) - mean
-        if self.count < _ENOUGH * len(mean):
-            own = known.diagonal()
-            guess = off * (own / (own + variance)).to(features)
-        else:
-            noisy = known + variance * torch.eye(len(mean), dtype=torch.double)
-            guess = off @ torch.linalg.solve(noisy, known).to(features)
+        off = off if ways is None else off @ ways.to(off)
+        noise, flat = variance.to(off)[:, None], off.reshape(len(off), -1, off.shape[-1])
+        # What the noise alone would hardly show, twice the deviation of its sample variance, is the leak's own.
+        seen = flat.square().mean(1) - noise * (1 + 2 * math.sqrt(2 / flat.shape[1]))
+        known = seen.maximum(self._spectrum[0].to(off))
+        gain = (known / (known + noise).clamp_min(_TINY)).where(noise > 0, 1.0)
+        guess = off * gain.view(len(off), *[1] * (off.ndim - 2), -1)
+        guess = guess if ways is None else guess @ ways.T.to(off)
         found: Tensor = (guess + mean).movedim(-1, axis)
         return found
+
+    @cached_property
+    def _spectrum(self) -> tuple[Float[Tensor, "c"], Float[Tensor, "c c"] | None]:
+        """Return how much others vary, along each channel or the covariance's own directions, and these."""
+        values, ways = (self.variances, None) if self.covariance is None else torch.linalg.eigh(self.covariance)
+        return _WIDER * values.clamp_min(_LEAST * float(self.variances.mean())), ways

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..registry import register
 from ..types import Generators, Law, Leak, Noise, Secret, Shape
-from .base import EVERYONE, BuiltIn, DefenseError, applied, drawn, learned, mean_of, require_positive
+from .base import EVERYONE, BuiltIn, DefenseError, applied, drawn, learned, mean_of, require_positive, together
 from .moments import Channels, spread_of
 
 Kind = Literal["gaussian", "laplace", "uniform"]
@@ -175,29 +175,45 @@ class NoiseLaw:
 
     def estimate(self, sends: Sequence[Leak]) -> Leak:
         """Return the best guess: what `unbiased` says, denoised by what leaks are like where that was learned."""
-        found, usual = self.unbiased(sends), self.defense.usual
-        if usual is None or self.width == 0:
-            return found
-        variance = (self.width * DEVIATION[self.kind]) ** 2 / len(sends)
-        if len(sends) > 1 and self.kind != "gaussian":
-            # Of a median under Laplace noise, and of the middle of least and largest under uniform noise.
-            k = len(sends)
-            variance *= 0.5 if self.kind == "laplace" else 6 * k / ((k + 1) * (k + 2))
-        return found.with_features(usual.denoised(found.features, variance))
+        return self.guess(sends, torch.zeros(len(sends[0])))
 
-    def unbiased(self, sends: Sequence[Leak]) -> Leak:
+    def guess(
+        self, sends: Sequence[Leak], blur: Float[Tensor, "b"], *, behind: float = 1.0, plain: bool = True
+    ) -> Leak:
+        """Return `unbiased` denoised, of the noise and of a blur that came since."""
+        plain = plain and not blur.any()
+        found, usual, k = self.unbiased(sends, plain=plain), self.defense.usual, len(sends)
+        if usual is None or self.deviation == 0:
+            return found
+        variance = self.deviation**2 / (k * behind)
+        if plain and k > 1 and self.kind != "gaussian":
+            # Of a median under Laplace noise, and of the middle of least and largest under uniform noise.
+            variance *= 0.5 if self.kind == "laplace" else 6 * k / ((k + 1) * (k + 2))
+        return found.with_features(usual.denoised(found.features, variance + blur.square() / k))
+
+    def unbiased(self, sends: Sequence[Leak], *, plain: bool = True) -> Leak:
         """Return the likeliest leak: the mean under Gaussian noise, the median under Laplace's, under uniform noise
-        the middle of least and largest, which comes nearer than the mean from three sends on."""
-        if self.kind == "gaussian" or len(sends) == 1:
+        the middle of least and largest, which comes nearer than the mean from three sends on. The mean of what is not
+        plain."""
+        if self.kind == "gaussian" or len(sends) == 1 or not plain:
             return sends[0].with_features(mean_of(tuple(sends)))
         ordered = torch.stack([send.features for send in sends]).sort(0).values
         last = len(sends) - 1
         low, high = (ordered[last // 2], ordered[last - last // 2]) if self.kind == "laplace" else ordered[[0, last]]
         return sends[0].with_features((low + high) / 2)
 
-    def blur(self, sent: Leak) -> Float[Tensor, "b"]:
-        """Return the noise's deviation."""
-        return sent.features.new_full((len(sent),), self.width * DEVIATION[self.kind])
+    @property
+    def deviation(self) -> float:
+        """The noise's standard deviation."""
+        return self.width * DEVIATION[self.kind]
+
+    def carried(self, sent: Leak, blur: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+        """Return the blur with the noise."""
+        return together(blur, torch.full((len(sent),), self.deviation))
+
+    def exact(self, sent: Leak) -> Bool[Tensor, "b"]:
+        """Return that nothing else is lost."""
+        return torch.ones(len(sent), dtype=torch.bool)
 
     def log_likelihood(self, sent: Leak, clean: Leak) -> Float[Tensor, "b"] | None:
         """Return the density's logarithm, in nats; None for noise of no width."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..registry import register
@@ -45,7 +45,7 @@ class Project(Transform):
 
     def fit(self, leaks: Iterator[Leak]) -> Project:
         """Learn mean and covariance of channels."""
-        known = Channels.of(leaks)
+        known = Channels.of(leaks, whole=True)
         return learned(learned(self, "mean", known.mean), "covariance", known.covariance)
 
     def map(self, features: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
@@ -77,6 +77,10 @@ class Project(Transform):
     def restore(self, leak: Leak, secret: Secret | None) -> Leak:
         """Return the likeliest leak: the directions are known to the next stage."""
         return leak.with_features(self.lift(leak.features))
+
+    def exact(self, features: Float[Tensor, "b ..."]) -> Bool[Tensor, "b"]:
+        """Return that none is: what lies across the directions is lost."""
+        return torch.zeros(len(features), dtype=torch.bool)
 
     def payload(self, payload: Payload, shape: Shape) -> Payload:
         """Return a number a direction and place, whatever was saved before."""

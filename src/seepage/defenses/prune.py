@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..registry import register
@@ -41,9 +41,9 @@ class Prune(Transform):
         """Learn which channels vary most, and the mean of the others."""
         if self.by == "magnitude":
             return self
-        known = Channels.of(leaks)
+        known = Channels.of(leaks, whole=False)
         mean = known.mean
-        order = known.covariance.diagonal().argsort(descending=True, stable=True)
+        order = known.variances.argsort(descending=True, stable=True)
         kept = torch.zeros(len(mean), dtype=torch.bool)
         kept[order[: self._count(len(mean))]] = True
         return learned(learned(self, "kept", kept), "mean", mean.float())
@@ -62,6 +62,10 @@ class Prune(Transform):
             return features
         kept, mean = self._by_channel(features)
         return features * kept + mean * ~kept
+
+    def exact(self, features: Float[Tensor, "b ..."]) -> Bool[Tensor, "b"]:
+        """Return that none is: what was not sent is lost."""
+        return torch.zeros(len(features), dtype=torch.bool)
 
     def payload(self, payload: Payload, shape: Shape) -> Payload:
         """Return the numbers kept and, where that is not the same for all rows, a bit a number to say which."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..registry import register
@@ -23,6 +23,7 @@ from .base import (
     mean_of,
     require_positive,
     spend,
+    together,
     undone,
 )
 from .noise import DEVIATION, density
@@ -99,13 +100,28 @@ class ShiftLaw:
 
     def estimate(self, sends: Sequence[Leak]) -> Leak:
         """Return the middle of least and largest send, the noise's mean taken away."""
+        return self.unbiased(sends)
+
+    def unbiased(self, sends: Sequence[Leak], *, plain: bool = True) -> Leak:
+        """Return `estimate`; the mean in place of the middle where the sends are not plain."""
         stacked = torch.stack([send.features for send in sends])
-        middle = mean_of(tuple(sends)) if len(sends) < 3 else (stacked.amin(0) + stacked.amax(0)) / 2
+        alike = len(sends) < 3 or not plain
+        middle = mean_of(tuple(sends)) if alike else (stacked.amin(0) + stacked.amax(0)) / 2
         return sends[0].with_features(middle - self.defense.scale / 2)
 
-    def blur(self, sent: Leak) -> Float[Tensor, "b"]:
-        """Return the noise's deviation."""
-        return sent.features.new_full((len(sent),), self.defense.scale * DEVIATION["uniform"] / 2)
+    def guess(
+        self, sends: Sequence[Leak], blur: Float[Tensor, "b"], *, behind: float = 1.0, plain: bool = True
+    ) -> Leak:
+        """Return `unbiased`: nothing was learned to denoise by."""
+        return self.unbiased(sends, plain=plain and not blur.any())
+
+    def carried(self, sent: Leak, blur: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+        """Return the blur with the noise."""
+        return together(blur, torch.full((len(sent),), self.defense.scale * DEVIATION["uniform"] / 2))
+
+    def exact(self, sent: Leak) -> Bool[Tensor, "b"]:
+        """Return that nothing else is lost."""
+        return torch.ones(len(sent), dtype=torch.bool)
 
     def log_likelihood(self, sent: Leak, clean: Leak) -> Float[Tensor, "b"] | None:
         """Return the density's logarithm, in nats; None for noise of no width."""

@@ -13,7 +13,18 @@ from torch import Tensor
 
 from ..registry import register
 from ..types import Generators, Law, Leak, Secret, Shape
-from .base import EVERYONE, BuiltIn, DefenseError, Payload, applied, drawn, learned, require_share
+from .base import (
+    EVERYONE,
+    BuiltIn,
+    DefenseError,
+    Payload,
+    applied,
+    drawn,
+    learned,
+    mean_of,
+    require_share,
+    towards,
+)
 from .moments import rows_of
 
 
@@ -28,6 +39,8 @@ class TokenDrop(BuiltIn):
 
     keep: float = 0.5
     mean: Tensor | None = field(default=None, init=False, repr=False, compare=False)
+    power: float = field(default=0.0, init=False, repr=False, compare=False)
+    variance: float = field(default=0.0, init=False, repr=False, compare=False)
 
     holder: ClassVar[str] = "nobody"
     protects_from: ClassVar[tuple[str, ...]] = EVERYONE
@@ -39,8 +52,11 @@ class TokenDrop(BuiltIn):
         require_share("keep", self.keep)
 
     def fit(self, leaks: Iterator[Leak]) -> TokenDrop:
-        """Learn the mean token of every place."""
-        return learned(self, "mean", rows_of(leaks).mean(0))
+        """Learn the mean token of every place, how large numbers are, and how much they vary."""
+        rows = rows_of(leaks)
+        mean, power = rows.mean(0), float(rows.double().square().mean())
+        found = learned(learned(self, "mean", mean), "power", power)
+        return learned(found, "variance", power - float(mean.double().square().mean()))
 
     def protect(self, leak: Leak, generators: Generators) -> tuple[Leak, Secret | None]:
         """Drop tokens; nothing is kept.
@@ -114,13 +130,30 @@ class DropLaw:
         came = torch.zeros_like(length).scatter(1, best, 1.0)
         return sent.with_features(sent.features * came[:, :, None])
 
-    def told(self, sent: Leak, blur: Float[Tensor, "b"]) -> Bool[Tensor, "b"]:
-        """Return that it always shows: how many tokens came is known."""
-        return torch.isfinite(blur)
+    @property
+    def share(self) -> float:
+        """A patch token's chance to be sent."""
+        return self.defense.keep
 
-    def blur(self, sent: Leak) -> Float[Tensor, "b"]:
-        """Return zeros: a token that came is as it was."""
-        return sent.features.new_zeros(len(sent))
+    def told(self, sent: Leak, blur: Float[Tensor, "b"]) -> Bool[Tensor, "b"]:
+        """Return that it shows: how many tokens came is known."""
+        return torch.ones(len(sent), dtype=torch.bool)
+
+    def untold(self, sends: Sequence[Leak], blur: Float[Tensor, "b"]) -> Leak:
+        """Return the best linear guess between the mean of the sends, of what came, and the mean tokens."""
+        tokens, _ = _tokens(sends[0], "token-drop")
+        noise = (1 - self.share) / self.share * self.defense.power / len(sends)
+        sent = mean_of(sends) / self.defense.chance(tokens).to(sends[0].features)
+        found = towards(self.defense.mean, sent, self.defense.variance, torch.full((len(sends[0]),), noise))
+        return sends[0].with_features(found)
+
+    def carried(self, sent: Leak, blur: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+        """Return the blur: a token that came is as it was."""
+        return blur
+
+    def exact(self, sent: Leak) -> Bool[Tensor, "b"]:
+        """Return that nothing else is lost."""
+        return torch.ones(len(sent), dtype=torch.bool)
 
     def matched(self, clean: Leak, sent: Leak) -> Leak:
         """Return what is sent where the same tokens are missing: which is in plain sight."""
@@ -203,7 +236,7 @@ class ShuffleLaw:
         found, mean = self.unbiased(sends), self.defense.mean
         return found if mean is None else found.with_features(_filled(found.features, mean))
 
-    def unbiased(self, sends: Sequence[Leak]) -> Leak:
+    def unbiased(self, sends: Sequence[Leak], *, plain: bool = True) -> Leak:
         """Return the mean of the sends, each put in order first; in the first one's order where nothing was learned."""
         reference = self.defense.mean
         ordered = [torch.stack([self._sorted(row, reference) for row in send.features]) for send in sends]

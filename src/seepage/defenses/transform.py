@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..types import Generators, Law, Leak, Secret
-from .base import EVERYONE, BuiltIn, applied, mean_of
+from .base import EVERYONE, BuiltIn, applied, mean_of, together
 
 
 class Transform(BuiltIn):
@@ -32,6 +33,14 @@ class Transform(BuiltIn):
         """Return how far lifted numbers are off, as a deviation: nothing, zeros staying zeros; infinity where numbers
         are mixed."""
         return features.new_zeros(len(features))
+
+    def gain(self, features: Float[Tensor, "b ..."]) -> Float[Tensor, "b"]:
+        """Return by how much lifting scales each row: it does not."""
+        return features.new_ones(len(features))
+
+    def exact(self, features: Float[Tensor, "b ..."]) -> Bool[Tensor, "b"]:
+        """Return which rows are lifted to what they were but for the blur: all, as nothing is cut off."""
+        return torch.ones(len(features), dtype=torch.bool)
 
     def protect(self, leak: Leak, generators: Generators) -> tuple[Leak, Secret | None]:
         """Return the mapped leak; nothing is kept."""
@@ -60,9 +69,13 @@ class TransformLaw:
         """Return the sends, which differ by what came before alone, averaged and lifted."""
         return sends[0].with_features(self.defense.lift(mean_of(tuple(sends))))
 
-    def blur(self, sent: Leak) -> Float[Tensor, "b"]:
+    def carried(self, sent: Leak, blur: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+        """Return the blur, lifted as the numbers are, with the map's own."""
+        return together(self.defense.gain(sent.features).to(blur) * blur, self.defense.blur(sent.features))
+
+    def exact(self, sent: Leak) -> Bool[Tensor, "b"]:
         """Return the map's own."""
-        return self.defense.blur(sent.features)
+        return self.defense.exact(sent.features).cpu()
 
     def log_likelihood(self, sent: Leak, clean: Leak) -> None:
         """Return nothing: what is sent has no density."""
