@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -147,9 +148,9 @@ def _summary(name: str, rows: list[Row]) -> str:
     compared = [row for row in mine if row.adam_error is not None]
     adam = sum(row.adam_error <= SOLVED for row in compared if row.adam_error is not None)
     ratios = sorted(row.adam_seconds / row.seconds for row in compared if row.adam_seconds and row.error <= SOLVED)
-    faster = f"{ratios[len(ratios) // 2]:.0f}" if ratios else "none"
+    faster = f"{statistics.median(ratios):.0f}" if ratios else "none"
     solved = sum(row.error <= SOLVED for row in mine)
-    median = "" if not errors else f"{errors[len(errors) // 2]:.1e}"
+    median = "" if not errors else f"{statistics.median(errors):.1e}"
     return f"| {name} | {len(mine)} | {solved} | {adam} of {len(compared)} | {median} | {faster} |"
 
 
