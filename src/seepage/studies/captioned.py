@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -94,33 +94,48 @@ class Captioned:
         return self.texts[start : start + count] or self.label(row)
 
 
-def sentence_vectors(part: Captioned, path: Path, progress: Progress) -> Float[Tensor, "n 384"]:
-    """Return the unit vector of every text, computed once and kept in `path`; a damaged file is computed anew.
+@dataclass(frozen=True)
+class Sentences:
+    """The unit vectors of a part's texts: of those that are alike one, `number` saying which is whose."""
 
-    Raises:
-        AssetError: the encoder cannot be had.
-        OutputError: the file cannot be written.
-    """
-    digest = hashlib.sha256(json.dumps(part.texts).encode()).hexdigest()
-    try:
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get(_KEY) == digest:
-                kept: Tensor = file.get_tensor("vectors")
-                return kept
-    except (SafetensorError, OSError):
-        pass  # not there yet, or damaged
-    distinct = list(dict.fromkeys(part.texts))
-    encoder = minilm.loaded()
-    parts = []
-    for start in range(0, len(distinct), _AT_ONCE):
-        parts.append(encoder.encode(distinct[start : start + _AT_ONCE]))
-        done = min(start + _AT_ONCE, len(distinct))
-        progress(done / len(distinct), f"{done} of {len(distinct)} captions as vectors")
-    number = {text: index for index, text in enumerate(distinct)}
-    vectors = torch.cat(parts)[[number[text] for text in part.texts]]
-    with replacing(path) as target:
-        save_file({"vectors": vectors.contiguous()}, target, metadata={_KEY: digest})
-    return vectors
+    vectors: Float[Tensor, "d 384"]
+    number: Int[Tensor, "n"]
+
+    @staticmethod
+    def of(part: Captioned, path: Path, progress: Progress) -> Sentences:
+        """Return them, computed once and kept in `path`; a damaged file is computed anew.
+
+        Raises:
+            AssetError: the encoder cannot be had.
+            OutputError: the file cannot be written.
+        """
+        distinct = {text: index for index, text in enumerate(dict.fromkeys(part.texts))}
+        number = torch.tensor([distinct[text] for text in part.texts])
+        digest = hashlib.sha256(json.dumps(list(distinct)).encode()).hexdigest()
+        try:
+            with safe_open(path, framework="pt") as file:
+                if (file.metadata() or {}).get(_KEY) == digest:
+                    return Sentences(file.get_tensor("vectors"), number)
+        except (SafetensorError, OSError):
+            pass  # not there yet, or damaged
+        vectors = _encoded(list(distinct), progress)
+        with replacing(path) as target:
+            save_file({"vectors": vectors}, target, metadata={_KEY: digest})
+        return Sentences(vectors, number)
+
+    def __getitem__(self, texts: Sequence[int]) -> Float[Tensor, "k 384"]:
+        """Return the vectors of texts by their numbers in the part."""
+        found: Tensor = self.vectors[self.number[list(texts)]]
+        return found
+
+
+def _encoded(texts: Sequence[str], progress: Progress) -> Float[Tensor, "d 384"]:
+    encoder, parts = minilm.loaded(), []
+    for start in range(0, len(texts), _AT_ONCE):
+        parts.append(encoder.encode(texts[start : start + _AT_ONCE]))
+        done = min(start + _AT_ONCE, len(texts))
+        progress(done / len(texts), f"{done} of {len(texts)} captions as vectors")
+    return torch.cat(parts)
 
 
 def _sentences(entry: Entry, classes: tuple[str, ...] | None) -> tuple[str, ...]:

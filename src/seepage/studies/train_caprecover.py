@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -19,10 +20,9 @@ from ..attacks.caprecover.language import DEFAULT, LanguageModel, load
 from ..attacks.caprecover.mapper import Standard
 from ..attacks.caprecover.model import CapRecoverModel, ModelConfig, configured
 from ..attacks.caprecover.presets import Preset, as_the_authors
-from ..attacks.caprecover.qformer import QFormerConfig
 from ..attacks.loop import Loop
 from ..types import Progress
-from .captioned import Captioned, sentence_vectors
+from .captioned import Captioned, Sentences
 from .constants import best_caption, commonest
 from .material import LEAST, Material, MaterialError
 from .outcome import Outcome, percent
@@ -69,7 +69,7 @@ class Scheme:
             config = replace(self.preset.config(language), classes=classes)
         else:
             attack = self.attack
-            qformer = QFormerConfig(attack.width, attack.layers, attack.heads, attack.queries).sized()
+            qformer = attack.qformer.sized()
             config = ModelConfig(qformer, most_tokens=max(attack.most, 2), classes=classes)
             config = config if language is None else configured(config, language)
         return as_the_authors(config, Course())[0] if self.authors else config
@@ -121,7 +121,7 @@ def train_caprecover(
     vectors = None
     if course.align:
         vectors, held = (
-            sentence_vectors(part, folder / f"{name}.safetensors", advance("sentences"))
+            Sentences.of(part, folder / f"{name}.safetensors", advance("sentences"))
             for part, name in ((train, "train"), (select, "select"))
         )
     run = _Training(model, train, select, language, course, seed, vectors)
@@ -160,14 +160,14 @@ class _Training:
     language: LanguageModel | None
     course: Course
     seed: int
-    vectors: Float[Tensor, "n 384"] | None
+    vectors: Sentences | None
 
     def align(
-        self, loop: Loop, held: Float[Tensor, "m 384"], header: Mapping[str, object], folder: Path, progress: Progress
+        self, loop: Loop, held: Sentences, header: Mapping[str, object], folder: Path, progress: Progress
     ) -> Stage:
         """Bring queries to the vectors of their pictures' captions."""
         tests = self.select.rows[:_WATCHED]
-        sentences = torch.stack([held[self.select.first(row)] for row in tests])
+        sentences = held[[self.select.first(row) for row in tests]]
 
         def loss(number: int) -> Tensor:
             layer, _, picked, features = self._draw("align", number, self.course.align_batch)
@@ -253,6 +253,12 @@ class _Training:
             table.append(("control: the commonest label", "–", percent(share), count))
         return tuple(table), scores
 
+    @cached_property
+    def _places(self) -> tuple[list[tuple[int, int]], list[int]]:
+        """Where each picture's texts lie, and how many they are."""
+        places = [self.train.places.get(row, (0, 1)) for row in self.train.rows]
+        return places, [count for _, count in places]
+
     @property
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
@@ -262,8 +268,7 @@ class _Training:
         names = tuple(self.model.layers)
         generator = seeding.generator(self.seed, "fit", stage, "layer", number)
         layer = names[int(torch.randint(len(names), (1,), generator=generator))]
-        places = [self.train.places.get(row, (0, 1)) for row in self.train.rows]
-        counts = [count for _, count in places]
+        places, counts = self._places
         if stage == "speak" and self.language is not None:
             length = lambda row, one: len(self.train.texts[places[row][0] + one])  # noqa: E731
             some = draw_alike(self.seed, stage, number, size, counts, length)

@@ -85,6 +85,7 @@ class CapRecover(adapter.FromAdapter):
     layers: int = within(4, least=1)
     heads: int = within(6, least=1)
     queries: int = within(16, least=1)
+    start: str = "fresh"
 
     learns: ClassVar[bool] = True
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
@@ -112,6 +113,11 @@ class CapRecover(adapter.FromAdapter):
     def budget(self) -> int:
         """Recovering needs no pass."""
         return 0
+
+    @property
+    def qformer(self) -> QFormerConfig:
+        """The Q-Former that is trained."""
+        return QFormerConfig(self.width, self.layers, self.heads, self.queries, start=self.start)
 
     @property
     def course(self) -> Course:
@@ -232,9 +238,8 @@ class CapRecover(adapter.FromAdapter):
 
     def _config(self, lessons: Lessons) -> ModelConfig:
         """The network to train: with a read-out where that is what is wanted."""
-        qformer = QFormerConfig(self.width, self.layers, self.heads, self.queries).sized()
         classes = len(lessons.classes or ()) if self.read == "label" else 0
-        return ModelConfig(qformer, most_tokens=max(self.most, 2), classes=classes)
+        return ModelConfig(self.qformer.sized(), most_tokens=max(self.most, 2), classes=classes)
 
     @property
     def _lacks_extra(self) -> bool:
