@@ -4,9 +4,11 @@
 
 Attacks are trained on the train folder of `cifar10_jpeg.zip` (20,000 lossy JPEGs, one in five held out to select on)
 and audited with 2,000 pictures of its test folder, as many of each class; the two share no file, which is checked by
-hash. A row is a cell of an audit: a kill loses nothing, the same command goes on, and the tables are written after
-every row. The victim's own accuracy on these files is no ceiling, as an attacker adapts. Writes
-`results/labels.md` and `.json`.
+hash. `read=words` lets the language model say what is there and looks for the names of classes, on 500 of them.
+`joint` rebuilds the picture first, and another network, the pre-activation ResNet-20, labels what came back, on 200;
+what it says of the originals stands beside. A row is a cell of an audit: a kill loses nothing, the same command goes
+on, and the tables are written after every row. The victim's own accuracy on these files is no ceiling, as an attacker
+adapts. Writes `results/labels.md` and `.json`.
 """
 
 from __future__ import annotations
@@ -32,8 +34,13 @@ from seepage.studies.train import TrainRequest, train
 RESULTS = Path(__file__).parent / "results"
 TESTED, LEARNED = 2000, 20000
 PROBES = ("probe:kind=linear", "probe:kind=mlp", "probe:kind=conv")
-READOUT = "caprecover:read=label"
-COLUMNS = ("victim", "layer", "attack", "n", "top-1 [95 %]", "commonest class", "shuffled", "fitting, s")
+READOUT, WORDS, REBUILT = "caprecover:read=label", "caprecover:read=words", "joint"
+JUDGE = "zoo/cifar_preact_resnet20"
+FEWER = {WORDS: 500, REBUILT: 200}
+COLUMNS = (
+    *("victim", "layer", "attack", "n", "top-1 [95 %]", "top-5", "commonest class", "shuffled"),
+    *("judge on the originals", "fitting, s"),
+)
 
 
 @dataclass(frozen=True)
@@ -68,21 +75,24 @@ def rows(root: Path) -> list[Row]:
     for group, victim, layer in cuts:
         own = "width=192,layers=3,heads=6,queries=8,lr=0.001" if group == "ResNet-20" else "width=256,layers=3,heads=8"
         found += [Row(group, victim, layer, READOUT, own)]
+        found += [Row(group, victim, layer, REBUILT)] if group == "ResNet-20" else []
+        found += [Row(group, victim, layer, WORDS, "align=400")] if layer in ("layer3.2", "features.17") else []
         found += [Row(group, victim, layer, probe) for probe in (PROBES if group == "ResNet-20" else PROBES[:1])]
     return found
 
 
 def run(row: Row, places: dict[str, str], steps: int) -> Cell:
     """Train what the row needs and run its cell, or read both where they are on disk."""
-    if not row.file.exists():
+    if row.attack != REBUILT and not row.file.exists():
         request = TrainRequest(
             ",".join(filter(None, (row.attack, row.options))),
             row.victim,
             (row.layer,),
             places["train"],
             row.file,
-            steps=steps if row.attack == READOUT else None,
+            steps=steps if row.attack in (READOUT, WORDS) else None,
             limit=LEARNED,
+            precision="bf16" if row.attack == WORDS else "fp32",
         )
         train(request)
     separator = "," if ":" in row.attack else ":"
@@ -90,9 +100,11 @@ def run(row: Row, places: dict[str, str], steps: int) -> Cell:
         row.victim,
         places["test"],
         layers=(row.layer,),
-        attacks=(f"{row.attack}{separator}adapter={row.file}",),
-        metrics=("top1",),
-        limit=TESTED,
+        attacks=(row.attack if row.attack == REBUILT else f"{row.attack}{separator}adapter={row.file}",),
+        metrics=("top1", "top5"),
+        judges=(JUDGE,) if row.attack == REBUILT else (),
+        limit=FEWER.get(row.attack, TESTED),
+        effort="quick" if row.attack == REBUILT else "standard",
     )
     (cell,) = run_audit(request, assets.home() / "benchmarks" / "labels", listener=lambda event: None)
     return cell
@@ -102,7 +114,7 @@ def note(row: Row, cell: Cell, order: Sequence[str], seconds: float) -> None:
     """Put a row among the results and write both files anew."""
     path = RESULTS / "labels.json"
     known = json.loads(path.read_text()) if path.exists() else []
-    kept = cell.model_dump(mode="json", include={"status", "message", "summary", "controls", "cost"})
+    kept = cell.model_dump(mode="json", include={"status", "message", "summary", "controls", "ceilings", "cost"})
     fresh: dict[str, Any] = {"row": row.name, "line": _line(row, cell, seconds), "fitting": seconds, **kept}
     known = [one for one in known if one["row"] != row.name and one["row"] in order] + [fresh]
     known.sort(key=lambda one: order.index(one["row"]))
@@ -116,7 +128,7 @@ def note(row: Row, cell: Cell, order: Sequence[str], seconds: float) -> None:
 def _line(row: Row, cell: Cell, seconds: float) -> list[str]:
     head = [row.group, row.layer, row.attack]
     if cell.status != "done":
-        return [*head, f"{cell.status}: {cell.message}", "", "", "", ""]
+        return [*head, f"{cell.status}: {cell.message}", *[""] * 6]
     top = cell.summary["top1"]
 
     def control(name: str) -> str:
@@ -124,7 +136,11 @@ def _line(row: Row, cell: Cell, seconds: float) -> list[str]:
         return "–" if found is None else f"{100 * found.mean:.1f} %"
 
     said = f"{100 * top.mean:.1f} % [{100 * top.ci_low:.1f}, {100 * top.ci_high:.1f}]"
-    return [*head, str(top.n), said, control("constant"), control("shuffled"), f"{seconds:.0f}"]
+    five = f"{100 * cell.summary['top5'].mean:.1f} %" if "top5" in cell.summary else "–"
+    judged = cell.ceilings.get("original", {}).get("top1")
+    ceiling = "–" if judged is None else f"{100 * judged.mean:.1f} %"
+    head += [str(top.n), said, five, control("constant"), control("shuffled"), ceiling]
+    return [*head, f"{seconds:.0f}"]
 
 
 def main(wanted: Sequence[str], listing: bool, steps: int) -> None:

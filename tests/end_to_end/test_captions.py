@@ -17,6 +17,7 @@ from seepage.audit.judges import judges_of
 from seepage.audit.request import CAPTION_METRICS, Request
 from seepage.audit.workbench import Workbench
 from seepage.metrics import Bleu4, Cider, RougeL
+from seepage.metrics.fluency import repetition
 from seepage.schema import Cell
 from seepage.store import Store
 from seepage.types import Captions, Knowledge, Leak, Pictures, Recoverer, Recovery, Status
@@ -173,7 +174,7 @@ def test_where_no_caption_is_perfect_recovery_runs_to_the_person(victim: str, tm
 
 
 def test_a_person_is_the_ceiling(victim: str, pictures: Path, tmp_path: Path, seepage: Run) -> None:
-    cell = audit(seepage, victim, pictures, tmp_path / "o")
+    cell = audit(seepage, victim, pictures, tmp_path / "o", metrics=("rouge_l", "repetition"))
     others = Pictures(
         torch.empty(3, 3, 0, 0),
         ("1", "4", "5"),
@@ -184,6 +185,11 @@ def test_a_person_is_the_ceiling(victim: str, pictures: Path, tmp_path: Path, se
     assert cell.ceilings["human"]["rouge_l"].n == 3
     assert cell.ceilings["human"]["rouge_l"].mean == pytest.approx(RougeL()(others, person).mean().item())
     assert "human" not in cell.controls
+    # How captions read is measured of both, and is no leakage.
+    told = [CAPTIONS[name][0] for name in ("1.png", "4.png", "5.png")]
+    found = cell.ceilings["human"]["repetition"]
+    assert (found.n, found.mean) == (3, pytest.approx(sum(map(repetition, told)) / 3))
+    assert cell.summary["repetition"].recovery is None
 
 
 def test_shuffled_is_scored_against_another_pictures_captions(

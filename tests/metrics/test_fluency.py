@@ -12,6 +12,7 @@ import pytest
 import torch
 from captions_at_hand import pictured, said
 
+from seepage import registry
 from seepage.metrics import Bleu1, Cider, RougeL, beside_human, fluency_of, human_ceiling
 from seepage.metrics.fluency import distinct, repetition
 from seepage.types import SeepageError
@@ -37,6 +38,12 @@ def test_fluency_of_a_set() -> None:
     assert found.repetition == pytest.approx((1 - 2 / 3) / 3)
     assert (found.distinct1, found.distinct2) == (pytest.approx(4 / 6), pytest.approx(3 / 4))
     assert math.isnan(fluency_of([]).words)
+
+
+def test_repetition_is_a_metric_that_reads_no_reference() -> None:
+    values = registry.build("metric", "repetition")(pictured([], [], []), said("a dog a dog", "", "a dog"))
+    assert values.tolist() == pytest.approx([1 - 2 / 3, 0, 0])
+    assert values.dtype == torch.float64
 
 
 def test_human_captions_stand_beside_as_many_recovered_ones() -> None:

@@ -19,8 +19,10 @@ from .. import __version__
 from ..checks import check
 from ..data import batches
 from ..defenses.privacy import NoAccountantError, guarantee
+from ..metrics.fluency import Repetition
 from ..metrics.label import TopLabels
 from ..metrics.likelihood import Likelihood, NllGap
+from ..metrics.perplexity import Perplexity
 from ..schema import Cell, Check, Cost, Environment, Protection, Scale, Spec, Stats
 from ..store import SampleLine
 from ..types import Captions, Metric, Recovery, Scores, SplitModel, Status
@@ -147,7 +149,9 @@ def _summarise(
         stats = describe(values, higher_leaks=metric.higher_means_more_leakage, n_failed=n_failed)
         against = {control: scores for control, scores in nulls.items() if control not in CEILINGS}
         ceilings = [nulls[ceiling] for ceiling in CEILINGS if len(nulls.get(ceiling, ())) == len(values)]
-        truth = metric.perfect if metric.perfect is not None or not ceilings else ceilings[0]
+        # How a caption reads is no leakage, and no share of it is recovered.
+        fluent = isinstance(metric, Perplexity | Repetition)
+        truth = metric.perfect if metric.perfect is not None or fluent or not ceilings else ceilings[0]
         higher = metric.higher_means_more_leakage
         summary[name] = with_recovery(stats, values, against, perfect=truth, higher_leaks=higher)
         summary[name] = summary[name].model_copy(update={"corpus": _corpus(bench, having, metric)})

@@ -160,11 +160,16 @@ class Scorer:
         return {key: item(take(bench.captioned, [picture]), recovery).item() for key, item in asked.items()}
 
     def _human(self, truth: Pictures) -> dict[int, dict[str, float]]:
-        """What one reference of each picture scores against its others, where it has any."""
+        """What one reference of each picture scores against its others, where it has any, and by itself."""
         rows = [row for row in referenced(truth) if len((truth.captions or ())[row]) > 1]
         if not rows:
             return {}
-        scores = self._sentences(*human_ceiling(take(truth, rows)))
+        others, said = human_ceiling(take(truth, rows))
+        scores = self._sentences(others, said)
+        for key, metric in self._available(said):
+            if not isinstance(metric, CaptionMetric | Likelihood):
+                for place, value in enumerate(metric(others, said).tolist()):
+                    scores.setdefault(place, {})[key] = value
         return {rows[place]: values for place, values in scores.items()}
 
     def _identities(self, truth: Pictures, recovery: Recovery) -> list[dict[str, float]]:

@@ -3,7 +3,7 @@
 from .base import ImageMetric
 from .caption import Bleu1, Bleu2, Bleu3, Bleu4, Cider, RougeL
 from .encoder import Cosine
-from .fluency import Fluency, beside_human, fluency_of
+from .fluency import Fluency, Repetition, beside_human, fluency_of
 from .human import human_ceiling
 from .identity import IdentityMetric, KnnDistance, Rank1
 from .java import Meteor, Spice
@@ -42,6 +42,7 @@ __all__ = [
     "Recall1",
     "Recall5",
     "Recall10",
+    "Repetition",
     "RougeL",
     "Spice",
     "Ssim",

@@ -5,8 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..registry import register
+from ..types import Captions, Pictures, Recovery, Shape
+from .base import Judge
 from .caption import runs
+from .sentences import captions_of
 from .tokens import words
 
 
@@ -43,6 +52,39 @@ def beside_human(captions: Sequence[str], references: Sequence[Sequence[str]]) -
     """Return what captions are like and what as many human ones are: of each picture that has any, the first."""
     both = [(caption, human[0]) for caption, human in zip(captions, references, strict=True) if human]
     return fluency_of([caption for caption, _ in both]), fluency_of([human for _, human in both])
+
+
+@register("metric", "repetition")
+@dataclass(frozen=True)
+class Repetition:
+    """Share of the recovered caption's pairs of words that stood in it before; fluency, which is no leakage.
+
+    It reads no reference. 0 for a caption of fewer than two words. Beside it stands that of human captions.
+    """
+
+    reads: ClassVar[tuple[type, ...]] = (Captions,)
+    unit: ClassVar[str] = ""
+    higher_means_more_leakage: ClassVar[bool] = False
+    perfect: ClassVar[float | None] = None
+
+    def unavailable(self, image_shape: Shape) -> str | None:
+        """Return None: it needs nothing."""
+        return None
+
+    def __call__(
+        self, truth: Pictures, recovery: Recovery, judge: Judge | None = None, gallery: Pictures | None = None
+    ) -> Float[Tensor, "b"]:
+        """Score every recovered caption; float64, on the CPU.
+
+        Raises:
+            SeepageError: the recovery holds no captions.
+        """
+        values = [repetition(text) for text in captions_of(recovery, type(self).__name__)]
+        return torch.tensor(values, dtype=torch.float64)
+
+    def corpus(self, truth: Pictures, recovery: Recovery) -> None:
+        """Return nothing: the corpus has the mean."""
+        return
 
 
 def repetition(caption: str) -> float:

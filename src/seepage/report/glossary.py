@@ -150,6 +150,13 @@ _MEASURES = (
         higher_leaks=False,
         digits=1,
     ),
+    Measure(
+        "repetition",
+        "Repetition",
+        "share of the caption's pairs of words that stood in it before: fluency, not leakage",
+        higher_leaks=False,
+        style="percent",
+    ),
 )
 _BY_KEY: Mapping[str, Measure] = {measure.key: measure for measure in _MEASURES}
 
