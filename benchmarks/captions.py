@@ -6,10 +6,10 @@ First trains what a row needs, then audits it with the 1,000 test photographs: a
 kill loses nothing and the same command goes on; the tables are written after every row. Training saw the train split,
 settings were chosen on the dev split. Decoding is greedy but for the row that says beam. `nearest` answers with a
 caption of the train split. `authors` is the scheme of the published code (one pooled token, padding in the loss, no
-alignment) under the same number of steps. Writes `results/captions.md`, `.json` and
-`docs/_static/captions_by_depth.svg`; `--sheet` also writes a page of twenty test photographs, drawn by seed, with what
-was recovered of each; it shows the photographs, which are not ours to pass on. `results/captions_examples.md` has the
-same twenty by name.
+alignment) with as many steps of generation as the row beside it. A second table says how captions read, beside the
+first human caption of each photograph. Writes `results/captions.md`, `.json` and `docs/_static/captions_by_depth.svg`;
+`--sheet` also writes a page of twenty test photographs, drawn by seed, with what was recovered of each; it shows the
+photographs, which are not ours to pass on. `results/captions_examples.md` has the same twenty by name.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import json
 import os
 import platform
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from seepage.attacks.process import Precision
 from seepage.audit.request import Request
 from seepage.audit.run import run_audit
 from seepage.data.source import Entry
+from seepage.metrics import fluency_of
 from seepage.schema import Cell, Stats
 from seepage.studies.train import TrainRequest, train
 
@@ -49,6 +50,7 @@ COLUMNS = (
     *("victim", "layer", "attack", "n", "CIDEr [95 %]", "ROUGE-L", "BLEU-1", "BLEU-4", "cosine", "R@10 of 500"),
     *("gap, nats a token", "strongest control's CIDEr", "seconds a picture"),
 )
+READS = ("victim", "layer", "attack", "words", "pairs repeated", "different words", "different pairs")
 MOBILENET, CUTS = "zoo/mobilenet_v2", ("features.3", "features.13", "features.17")
 SHOWN, SHEET_SEED = 20, 7
 SHEET_ROWS = ("caprecover", "nearest", "caprecover, one for three cuts")
@@ -112,8 +114,9 @@ class Row:
 
 def rows(root: Path) -> list[Row]:
     """Return the rows, in the order they are run."""
+    steps = 5000
     late = [
-        Training(f"mobilenet_v2{'-' * bool(seed)}{seed or ''}", MOBILENET, CUTS[-1:], "align=1200", 5000, seed)
+        Training(f"mobilenet_v2{'-' * bool(seed)}{seed or ''}", MOBILENET, CUTS[-1:], "align=1200", steps, seed)
         for seed in (0, 1, 2)
     ]
     shipped = replace(late[0], storage="int8")
@@ -121,7 +124,7 @@ def rows(root: Path) -> list[Row]:
     found += [Row("caprecover, run on", shipped, layer, options=f"through={CUTS[-1]}") for layer in CUTS[-2::-1]]
     found.append(Row("caprecover, beam 5", shipped, CUTS[-1], options="decoding=beam,beams=5"))
     found += [Row(f"caprecover, seed {one.seed}", one, CUTS[-1]) for one in late[1:]]
-    authors = Training("mobilenet_v2-authors", MOBILENET, CUTS[-1:], steps=1500, authors=True)
+    authors = Training("mobilenet_v2-authors", MOBILENET, CUTS[-1:], steps=steps, authors=True)
     found.append(Row("authors' scheme", authors, CUTS[-1]))
     three = Training("mobilenet_v2-three", MOBILENET, CUTS, steps=2400)
     found += [Row("caprecover, one for three cuts", three, layer) for layer in reversed(CUTS)]
@@ -159,8 +162,10 @@ def _say(stage: str, done: float, what: str) -> None:
         print(f"{datetime.now(UTC):%H:%M:%S} {stage}: {what}", flush=True)
 
 
-def record(row: Row, cell: Cell) -> Record:
-    """Return what is kept of a row."""
+def record(row: Row, cell: Cell, human: Mapping[str, str]) -> Record:
+    """Return what is kept of a row; `human` is the first caption of each photograph, by its file's hash."""
+    said = [(one.recovered.caption or "", human[one.image_sha256]) for one in cell.samples if one.recovered is not None]
+    fluency = [asdict(fluency_of(texts)) for texts in zip(*said, strict=True)]
     kept = cell.model_dump(mode="json", include={"status", "message", "summary", "controls", "ceilings", "cost"})
     return {
         "row": row.name,
@@ -169,6 +174,7 @@ def record(row: Row, cell: Cell) -> Record:
         "label": row.label,
         "adapter": cell.spec.adapter_sha256,
         "n": len(cell.samples),
+        "fluency": fluency,
         **kept,
     }
 
@@ -188,8 +194,20 @@ def note(fresh: Record, order: Sequence[str]) -> None:
     if human:
         said = ", ".join(f"{key} {human[key]['mean']:.3f}" for key in ("cider", "rouge_l", "bleu4") if key in human)
         lines += ["", f"One person against the others, the ceiling: {said}."]
+    lines += ["", f"| {' | '.join(READS)} |", "|" + "---|" * len(READS)]
+    told = [one for one in known if one.get("fluency")]
+    lines += [f"| {' | '.join(reads(one, 0))} |" for one in told]
+    persons = {"victim": "", "layer": "", "label": "one person each"}
+    lines += [f"| {' | '.join(reads({**one, **persons}, 1))} |" for one in told[:1]]
     (RESULTS / "captions.md").write_text("\n".join([*lines, ""]))
     FIGURE.write_text(chart([one for one in known if one["victim"] == MOBILENET], CUTS))
+
+
+def reads(one: Record, which: int) -> list[str]:
+    """Return how a row's captions read, or the human ones beside them."""
+    found = one["fluency"][which]
+    shares = [f"{100 * found[key]:.1f} %" for key in ("repetition", "distinct1", "distinct2")]
+    return [one["victim"], one["layer"], one["label"], f"{found['words']:.1f}", *shares]
 
 
 def line(one: Record) -> list[str]:
@@ -230,11 +248,12 @@ def drawn(root: Path) -> list[Entry]:
 def examples(cell: Cell, root: Path) -> None:
     """Write what the shipped adapter said of each of twenty photographs, named by their files, and how it scored."""
     known = {one.image_sha256: one for one in cell.samples}
-    lines = ["| photograph | said of its leak | ROUGE-L | cosine |", "|---|---|---|---|"]
+    lines = ["| photograph | said of its leak | said by a person | ROUGE-L | cosine |", "|---|---|---|---|---|"]
     for entry in drawn(root):
         one = known[entry.file_sha256]
         said = one.recovered.caption if one.recovered is not None else f"{one.status}: {one.message}"
-        lines.append(f"| {entry.path.stem} | {said} | {one.metrics['rouge_l']:.2f} | {one.metrics['cosine']:.2f} |")
+        scores = f"{one.metrics['rouge_l']:.2f} | {one.metrics['cosine']:.2f}"
+        lines.append(f"| {entry.path.stem} | {said} | {entry.captions[0]} | {scores} |")
     (RESULTS / "captions_examples.md").write_text("\n".join([*lines, ""]))
 
 
@@ -265,11 +284,13 @@ def main(wanted: Sequence[str], listing: bool, page: Path | None) -> None:
     if listing:
         print("\n".join(row.name for row in chosen))
         return
+    entries = data.open_source(f"flickr8k/test@{root}").entries
+    human = {entry.file_sha256: entry.captions[0] for entry in entries}
     store, order = assets.home() / "benchmarks" / "captions", [row.name for row in everything]
     shown: dict[str, Cell] = {}
     for row in chosen:
         cell = run(row, root, store)
-        note(record(row, cell), order)
+        note(record(row, cell, human), order)
         if row.name == order[0] and cell.status == "done":
             examples(cell, root)
         if row.training.victim == MOBILENET and row.label in SHEET_ROWS:
