@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_language import BYTES, CAPTIONS, save_language
+from tiny_language import BYTES, CAPTIONS, save_gguf, save_language
 
 from seepage import assets
 from seepage.attacks.caprecover import language as languages
@@ -148,6 +149,24 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet"}))
     with pytest.raises(LanguageError, match="holds no causal language model"):
         load(str(tmp_path))
+
+
+def test_a_gguf_file_of_ones_own_is_read_and_led(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gguf")
+    monkeypatch.setenv("SEEPAGE_HOME", str(tmp_path / "home"))
+    path = save_gguf(tmp_path / "own.gguf")
+    language = load(str(path))
+    assert (language.width, language.end) == (32, 0)
+    assert language.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    tokens = language.tokens(["a dog", "dog cat"], 20)
+    assert tokens.lengths.tolist() == [4, 4]  # two words and the space between them, and the end
+    assert [language.caption(row) for row in tokens.ids.tolist()] == ["a dog", "dog cat"]
+    prompt = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    before = -language.log_probabilities(prompt, tokens).sum()
+    torch.autograd.backward(before)
+    assert prompt.grad is not None
+    with torch.no_grad():
+        assert -language.log_probabilities(prompt - 0.1 * prompt.grad / prompt.grad.norm(), tokens).sum() < before
 
 
 def test_a_file_that_is_no_gguf_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

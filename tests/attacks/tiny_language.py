@@ -102,6 +102,43 @@ def save_blip2(folder: Path, shard: str = "1GB") -> Path:
     return folder
 
 
+def save_gguf(path: Path, width: int = 32) -> Path:
+    """Write a random Llama of one block, with a tokenizer of letters and a few words, as llama.cpp keeps models."""
+    import numpy as np
+    from gguf import GGUFWriter, TokenType
+
+    letters = [chr(code) for code in range(33, 127)] + ["Ġ"]
+    tokens = ["<|end|>", *letters, "do", "dog", "ca", "cat"]
+    file = GGUFWriter(path, "llama")
+    for add, number in (
+        *((file.add_block_count, 1), (file.add_context_length, 64), (file.add_embedding_length, width)),
+        *((file.add_feed_forward_length, 2 * width), (file.add_head_count, 2), (file.add_head_count_kv, 2)),
+        *((file.add_rope_dimension_count, width // 2), (file.add_vocab_size, len(tokens))),
+        *((file.add_bos_token_id, 0), (file.add_eos_token_id, 0), (file.add_unk_token_id, 0)),
+    ):
+        add(number)
+    file.add_layer_norm_rms_eps(1e-5)
+    file.add_rope_freq_base(1e4)
+    file.add_tokenizer_model("gpt2")
+    file.add_tokenizer_pre("smollm")
+    file.add_token_list(tokens)
+    file.add_token_types([TokenType.CONTROL, *[TokenType.NORMAL] * (len(tokens) - 1)])
+    file.add_token_merges(["d o", "do g", "c a", "ca t"])
+    random = np.random.default_rng(0)
+    shapes = {"token_embd": (len(tokens), width), "output": (len(tokens), width), "blk.0.ffn_down": (width, 2 * width)}
+    shapes |= {f"blk.0.attn_{name}": (width, width) for name in ("q", "k", "v", "output")}
+    shapes |= {f"blk.0.ffn_{name}": (2 * width, width) for name in ("gate", "up")}
+    for name, shape in shapes.items():
+        file.add_tensor(f"{name}.weight", (0.2 * random.standard_normal(shape)).astype(np.float32))
+    for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
+        file.add_tensor(f"{name}.weight", np.ones(width, np.float32))
+    file.write_header_to_file()
+    file.write_kv_data_to_file()
+    file.write_tensors_to_file()
+    file.close()
+    return path
+
+
 def _tokenizer() -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -114,6 +114,7 @@ def test_the_command_draws_pictures_and_labels_from_the_same_leaks(seepage: Run,
     assert page == render(record)
     assert re.search(r"<svg.*mix.*pool", page, re.DOTALL)
     assert (tmp_path / "out" / "report.html").exists()
+    assert "captions" not in {curve["recovers"] for curve in record["curves"]}
     code, out, error = seepage("depth", victim, folders[0], "--layer", "mix")
     assert code == 2
     assert "has one depth alone" in error
