@@ -15,6 +15,7 @@ from known_blocks import noise, relative, seeded, segment
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torchvision.models.convnext import CNBlock
+from torchvision.models.efficientnet import MBConv, MBConvConfig
 from torchvision.models.mobilenetv2 import InvertedResidual
 
 from seepage import registry
@@ -22,6 +23,7 @@ from seepage.inverses import Generic, IdentityResidual, Split, Target, rule, ste
 from seepage.solvers.anderson import Anderson
 from seepage.types import Prefix, Segment
 from seepage.victims.cifar import PreActivationBlock
+from seepage.victims.faces import FaceResidual
 
 
 class Added(nn.Module):
@@ -60,15 +62,18 @@ def test_the_rule_that_the_page_shows_is_one(monkeypatch):
     assert relative(found, x).max() < 1e-2
 
 
-@pytest.mark.parametrize("kind", ["pre-activation", "convnext", "transformer"])
+@pytest.mark.parametrize("kind", ["pre-activation", "convnext", "transformer", "face-residual", "linear-bottleneck"])
 def test_every_identity_residual_of_small_slope_comes_back_to_float_precision(kind):
     blocks: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
         "pre-activation": (PreActivationBlock(8, 8, 1), (8, 12, 12)),
         "convnext": (CNBlock(8, 0.5, 0.0), (8, 12, 12)),
         "transformer": (Block(12, 3), (10, 12)),
+        "face-residual": (FaceResidual(8, 8, 1), (8, 12, 12)),
+        # EfficientNet's: SiLU, and squeeze and excitation.
+        "linear-bottleneck": (MBConv(MBConvConfig(4, 3, 1, 8, 8, 1), 0.0, nn.BatchNorm2d), (8, 12, 12)),
     }
     module, shape = blocks[kind]
-    block = segment(seeded(module, 3, 0.4 if kind == "pre-activation" else 0.5).eval(), shape, kind)
+    block = segment(seeded(module, 3, 0.4 if kind in ("pre-activation", "face-residual") else 0.5).eval(), shape, kind)
     x = noise(3, *shape)
     y = block.module(x)
     solution = rule(kind)[1].invert(block, Target(y, y), 150)

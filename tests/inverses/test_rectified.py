@@ -84,8 +84,9 @@ def test_dead_outputs_pull_an_input_that_killed_all_of_them():
     assert relative(Rectified().invert(part, Target(y, start), 200), x).max() < 1e-3
 
 
-def test_a_post_activation_block_of_small_slope_is_explained_and_comes_nearer():
-    block = segment(seeded(PostActivationBlock(4, 4, 1), 5, 0.5), (4, 5, 5), "post-activation")
+@pytest.mark.parametrize("made", [PostActivationBlock(4, 4, 1), BasicBlock(4, 4), Bottleneck(4, 1)])
+def test_a_post_activation_block_of_small_slope_is_explained_and_comes_nearer(made):
+    block = segment(seeded(made, 5, 0.5), (4, 5, 5), "post-activation")
     x = noise(2, 4, 5, 5, seed=8).relu()
     y = block.module(x)
     name, inverse = serving(block)
