@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup audit test lint bench bench-captions bench-defenses bench-factors bench-inversion \
+.PHONY: help setup audit test lint bench bench-captions bench-defenses bench-factors bench-gpu bench-inversion \
         bench-layers bench-paper bench-peel docs clean
 
 help:  ## list the targets
@@ -56,9 +56,14 @@ bench-peel: setup  ## PEEL's block, tables, figures and claims
 bench-captions: setup  ## what features say in words, on the research data that SEEPAGE_DATA names
 	$(BIN)/python benchmarks/captions.py
 	$(BIN)/python benchmarks/labels.py
+	$(BIN)/python benchmarks/depth.py
+	$(BIN)/python benchmarks/authors.py
 
 bench-paper: setup  ## CapRecover's published cells, with its models and data where they are: DATA=folder
 	$(BIN)/python benchmarks/paper.py --data $(or $(DATA),data)
+
+bench-gpu: setup  ## images a second of 200 steps on a CPU and, where there is one, on a GPU
+	$(BIN)/python benchmarks/gpu.py
 
 bench-defenses: setup  ## what defenses promise, held against what they do
 	$(BIN)/python benchmarks/mask.py

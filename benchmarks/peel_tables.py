@@ -25,12 +25,15 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -51,6 +54,11 @@ PEELS = ("peel", "peel:form=constrained", "peel:form=penalty")
 # Whoever runs two at a time says so: --beside.
 BESIDE = False
 FACE_METRICS = ("knn_distance", "rank1")
+RESTARTED = (
+    "A `restart` is no attack: it is given the true output of every stage, as the authors' scripts are, and shows how "
+    "well the first stage is inverted, whatever layer stands beside it. `gan` searches a generator of such pictures, "
+    "and there is none of X-rays or of photographs."
+)
 
 
 @dataclass(frozen=True)
@@ -161,18 +169,26 @@ def note(record: Record, order: Sequence[tuple[str, str]], results: Path) -> Non
     known = [one for one in known if (one["row"], one["attack"], one["effort"]) != key] + [asdict(record)]
     known.sort(key=lambda one: order.index((one["row"], one["attack"])))
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    stamp = f"`python benchmarks/peel_tables.py`, {machine}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}."
+    # Of files and folders the names alone.
+    words = [re.sub(r"[^= ]*/", "", word) for word in sys.argv[1:] if word != "--beside"]
+    command = " ".join(["python benchmarks/peel_tables.py", *words])
+    stamp = f"`{command}`, {machine}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}."
     if BESIDE:
         stamp += " Seconds were taken while other runs shared the cores: upper bounds."
     results.mkdir(exist_ok=True)
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps({"stamp": stamp, "rows": known}, indent=1) + "\n")
     fresh.replace(path)
-    lines = [stamp, *(_table(name, known) for name in dict.fromkeys(one["group"] for one in known))]
+    write(stamp, known, results)
+
+
+def write(stamp: str, known: list[dict[str, Any]], results: Path) -> None:
+    """Write the tables of records."""
+    lines = [stamp, *(_table(name, known) for name in dict.fromkeys(one["group"] for one in known)), RESTARTED]
     (results / "peel_tables.md").write_text("\n\n".join(lines) + "\n")
 
 
-def _table(name: str, known: list[dict[str, object]]) -> str:
+def _table(name: str, known: list[dict[str, Any]]) -> str:
     mine = [one for one in known if one["group"] == name]
     faces = any("knn_distance" in one["figures"] for one in mine)
     columns = ["layer", "attack", "effort", "auxiliary", "n", "MSE [95 %]", "control", "PSNR"]
