@@ -11,11 +11,12 @@ and passes are a picture's, fitting included. Writes `results/inversion.md` and 
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +38,7 @@ METRICS = ("mse", "psnr", "ssim")
 BESIDE = False
 
 
-SEARCHED = "peel:start=search"
+SEARCHED, GREY = "peel:start=search", "joint:start=grey"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,12 @@ class Row:
     @property
     def name(self) -> str:
         """What `--rows` calls it."""
-        return f"{self.group}/{self.layer}/{self.effort}"
+        return "/".join(filter(None, (self.group, self.layer, self.effort, self.variant)))
+
+    @property
+    def variant(self) -> str:
+        """The parameters of an attack that stands alone in its row."""
+        return self.attacks[0].partition(":")[2] if len(self.attacks) == 1 else ""
 
 
 def rows(data: Path) -> list[Row]:
@@ -73,6 +79,7 @@ def rows(data: Path) -> list[Row]:
         for group, victim in small
         for layer in stages(victim)
     ]
+    found += [Row(group, victim, layer, (GREY,), "cifar") for group, victim in small[:2] for layer in stages(victim)]
     found += [
         Row(group, victim, layer, ("joint",), "cifar", "full", limit=8)
         for group, victim in small[:2]
@@ -115,7 +122,7 @@ def rows(data: Path) -> list[Row]:
         for attacks, effort in ((("peel", "joint"), "standard"), (("joint",), "quick"))
     ]
     found += [
-        Row("ViT-B/16, random", "timm/vit_base_patch16_224@random", layer, (SEARCHED,), "photographs", "full")
+        Row("ViT-B/16, random", "timm/vit_base_patch16_224@random", layer, (SEARCHED,), "photographs", "full", limit=4)
         for layer in ("blocks.0", "blocks.5")
     ]
     return found
@@ -188,8 +195,30 @@ def write(known: list[dict[str, Any]]) -> None:
         f"| {' | '.join(columns)} |",
         "|" + "---|" * len(columns),
         *(f"| {' | '.join(record['line'])} |" for record in known),
+        "",
+        "The best without auxiliary pictures, beside the best with synthetic ones, of each cut that both were run at:",
+        "",
+        "| victim | layer | without: attack, effort | n | PSNR [95 %] | with: attack, effort | n | PSNR [95 %] |",
+        "|---|---|---|---|---|---|---|---|",
+        *_apart(known),
     ]
     (RESULTS / "inversion.md").write_text("\n".join([*lines, ""]))
+
+
+def _apart(known: Sequence[Mapping[str, Any]]) -> list[str]:
+    best: dict[tuple[str, str], dict[str, tuple[float, list[str]]]] = {}
+    for record in known:
+        if record["status"] == "done":
+            victim, layer, attack, effort, auxiliary, n, psnr, *_ = record["line"]
+            found = best.setdefault((victim, layer), {})
+            score = record["summary"]["psnr"]["mean"]
+            if score > found.get(auxiliary, (-math.inf, []))[0]:
+                found[auxiliary] = score, [f"{attack}, {effort}", n, psnr]
+    return [
+        f"| {' | '.join([*place, *found['none'][1], *found['synthetic'][1]])} |"
+        for place, found in best.items()
+        if {"none", "synthetic"} <= set(found)
+    ]
 
 
 def _record(row: Row, cell: Cell) -> dict[str, Any]:
@@ -199,7 +228,7 @@ def _record(row: Row, cell: Cell) -> dict[str, Any]:
 
 
 def _line(row: Row, cell: Cell) -> list[str]:
-    name = SEARCHED if SEARCHED in row.attacks else cell.spec.attack.partition(":")[0]
+    name = ":".join(filter(None, (cell.spec.attack.partition(":")[0], row.variant)))
     head = [row.group, row.layer, name, row.effort, cell.spec.auxiliary]
     if cell.status != "done" or cell.cost is None:
         return [*head, f"{cell.status}: {cell.message}", *[""] * 8]
