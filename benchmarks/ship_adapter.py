@@ -66,8 +66,8 @@ def card(path: Path, record: Path) -> str:
         "|" + "---|" * len(captions.COLUMNS[1:]),
         *(f"| {' | '.join(captions.line(one)[1:])} |" for one in rows),
         "",
-        "The second stage's training: nats a token of captions, the training loss with three tenths of the alignment's, "
-        "the rest on 32 photographs of the dev split:",
+        "The second stage's training: nats a token of captions, the training loss with three tenths of the "
+        "alignment's, the rest on 32 photographs of the dev split:",
         "",
         *curve(record),
     ]
