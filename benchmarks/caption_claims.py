@@ -47,7 +47,8 @@ def labels(results: Results) -> Verdict:
     """Does a late leak give the class of a CIFAR-10 picture away?"""
     best: dict[str, tuple[float, str]] = {}
     for one in results.get("labels", []):
-        if one["status"] == "done":
+        # A small network of CIFAR's own is no stand-in for a tower that has seen everything.
+        if one["status"] == "done" and one["line"][0] != "ResNet-20":
             group, layer, attack = one["line"][:3]
             found = one["summary"]["top1"]["mean"]
             best[group] = max(best.get(group, (0.0, "")), (found, f"{layer}, {attack}"))
