@@ -133,6 +133,23 @@ def test_the_true_caption_is_likelier_than_anothers(fitted: Recoverer) -> None:
         fitted.log_likelihood(leaks(), CAPTIONS[:3])
 
 
+def test_a_leak_is_read_once_whatever_is_asked_of_it(fitted: Recoverer) -> None:
+    rows, said = [3, 0, 3, 3, 6, 0], [CAPTIONS[row] for row in (3, 1, 2, 0, 6, 0)]
+    features = leaks().features[rows].clone()
+    features[4, 0, 0, 0] = torch.nan
+    asked = leaks().with_features(features)
+    assert isinstance(fitted, CapRecoverer)
+    read: list[int] = []
+    hook = fitted.model.qformer.register_forward_hook(lambda module, args, out: read.append(len(out)))
+    together = fitted.log_likelihood(asked, said)
+    hook.remove()
+    alone = [fitted.log_likelihood(asked.rows(row, row + 1), [text]) for row, text in enumerate(said)]
+    assert together is not None
+    assert torch.allclose(together, torch.cat([one for one in alone if one is not None]), atol=1e-5, equal_nan=True)
+    assert together.isnan().tolist() == [False, False, False, False, True, False]
+    assert read == [2]
+
+
 def test_it_is_kept_and_loaded(attack: CapRecover, fitted: Recoverer, tmp_path: Path) -> None:
     fitted.save(tmp_path / "adapter")
     for again in (

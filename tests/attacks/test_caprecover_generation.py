@@ -132,3 +132,40 @@ def test_the_models_own_captions_are_likelier_than_others(language: LanguageMode
     prompt = prompts(language, 1).repeat(2, 1, 1)
     known, odd = log_likelihood(language, prompt, [CAPTIONS[0], "water a bench reads the over"], 40).tolist()
     assert known > odd
+
+
+def test_a_prompt_is_read_once_for_all_that_is_said_after_it(language: LanguageModel) -> None:
+    prompt, texts = prompts(language, 3), [*CAPTIONS[:5], "a", "dog"]
+    after = [2, 0, 0, 2, 1, 2, 0]
+    expected = torch.tensor(
+        [
+            float(log_likelihood(language, prompt[place : place + 1], [text], 40))
+            for text, place in zip(texts, after, strict=True)
+        ]
+    )
+    assert torch.allclose(log_likelihood(language, prompt, texts, 40, after), expected, atol=1e-5)
+    tokens = language.tokens(texts, 40)
+    own = language.log_probabilities(prompt[after], tokens)
+    assert torch.allclose(language.log_probabilities(prompt, tokens, after=torch.tensor(after)), own, atol=1e-5)
+    read: list[int] = []
+    hook = language.network.register_forward_pre_hook(
+        lambda module, args, given: read.append(given["inputs_embeds"].shape[0]), with_kwargs=True
+    )
+    log_likelihood(language, prompt, texts, 40, after)
+    hook.remove()
+    assert read == [3, 7]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "opt:hidden_size=32,word_embed_proj_dim=32,ffn_dim=64,num_hidden_layers=2,num_attention_heads=2",
+        "gpt2:n_embd=32,n_layer=2,n_head=2",
+    ],
+)
+def test_other_language_models_count_places_on_from_the_prompt(typed: str) -> None:
+    language = load(typed)
+    prompt, tokens = prompts(language, 2), language.tokens(["a dog runs", "two", "a man"], 40)
+    after = torch.tensor([1, 0, 1])
+    own = language.log_probabilities(prompt[after], tokens)
+    assert torch.allclose(language.log_probabilities(prompt, tokens, after=after), own, atol=1e-5)

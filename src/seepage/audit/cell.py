@@ -25,6 +25,7 @@ from .workbench import Workbench
 Advance = Callable[[float], None]
 Finish = Callable[[SampleLine], None]
 _PIXELS_A_BATCH = 4 * 224 * 224
+_NO_PASS_FACTOR = 4
 _GPU_FACTOR = 8
 
 
@@ -56,7 +57,7 @@ class CellRun:
         self.exposure.require(attack, self.attack.partition(":")[0])
         recoverer, fit_seconds = fit(self.exposure, attack, self.attack)
         scorer = Scorer(self.bench, self.exposure, recoverer, attack.recovers)
-        size = batch_size(self.split.image_shape, self.bench.device)
+        size = batch_size(self.split.image_shape, self.bench.device, attack.budget)
         for start in range(0, len(pending), size):
             group = pending[start : start + size]
             self._group(group, recoverer, scorer, start / len(pending), len(group) / len(pending), attack.budget)
@@ -190,9 +191,9 @@ class CellRun:
         return SampleLine(index=index, sample=sample, controls=controls, passes=passes)
 
 
-def batch_size(image_shape: Shape, device: torch.device) -> int:
-    """Return how many pictures are recovered together."""
-    size = _PIXELS_A_BATCH // (image_shape[1] * image_shape[2])
+def batch_size(image_shape: Shape, device: torch.device, budget: int) -> int:
+    """Return how many pictures are recovered together; more where recovering asks for no pass through the prefix."""
+    size = _PIXELS_A_BATCH // (image_shape[1] * image_shape[2]) * (1 if budget else _NO_PASS_FACTOR)
     return max(1, min(64, size)) * (_GPU_FACTOR if device.type == "cuda" else 1)
 
 

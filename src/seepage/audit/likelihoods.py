@@ -14,9 +14,13 @@ from ..types import Captions, Leak, Metric, Pictures, Recoverer, Recovery, Statu
 from .workbench import Workbench
 
 SHUFFLED, ZERO_FEATURES = "shuffled", "zero_features"
-_BATCH = 32
+_AT_ONCE = 64
+"""So many captions are asked for in one call."""
+_OWN = ""
 
 Values = dict[str, float]
+Asked = tuple[int, str]
+"""A row of the leak, and a caption."""
 
 
 @dataclass
@@ -35,7 +39,8 @@ class Likelihoods:
     """Asks `Recoverer.log_likelihood` what `nll` and `nll_gap` need.
 
     Beside `nll`, of the references, stands that of the same references under another picture's leak and under zeros;
-    beside `nll_gap`, of the recovered caption, that of the captions that the null controls hand in.
+    beside `nll_gap`, of the recovered caption, that of the captions that the null controls hand in. All that is asked
+    of a leak is asked at once, and once, so that an attack can read it once.
     """
 
     def __init__(
@@ -59,59 +64,59 @@ class Likelihoods:
         if self._recoverer.log_likelihood(leak.rows(0, 1), [recovery.value.texts[0]]) is None:
             return told
         others = [self._other(index) for index in indices]
+        paired = [row for row, other in enumerate(others) if other is not None]
+        references = self._references(indices) if self._surprises else []
+        said = {name: null.value.texts for name, null in nulls.items() if isinstance(null.value, Captions)}
+        said = {_OWN: recovery.value.texts, **said} if self._differences else {}
+        gaps = [(row, texts[row]) for texts in said.values() for row in paired]
+        shuffled = [pair for pair in references if others[pair[0]] is not None]
+        elsewhere = torch.stack([leak.features[r] if other is None else other for r, other in enumerate(others)])
+        under = self._ask(leak, [*references, *gaps])
+        under_another = self._ask(leak.with_features(elsewhere), [*shuffled, *gaps])
+        # Zeros are the same in every row.
+        silent = self._ask(leak.with_features(torch.zeros_like(leak.features)), [(0, text) for _, text in references])
         for key, surprise in self._surprises.items():
-            self._references(key, surprise, indices, leak, others, told)
-        for key, difference in self._differences.items():
-            for row, value in self._gaps(difference, leak, others, recovery.value.texts).items():
+            for row, value in _means(surprise, references, [under[pair] for pair in references]).items():
                 told.metrics[row][key] = value
-            for name, null in nulls.items():
-                if isinstance(null.value, Captions):
-                    for row, value in self._gaps(difference, leak, others, null.value.texts).items():
+            for row, value in _means(surprise, references, [silent[0, text] for _, text in references]).items():
+                told.control(row, ZERO_FEATURES, key, value)
+            for row, value in _means(surprise, shuffled, [under_another[pair] for pair in shuffled]).items():
+                told.control(row, SHUFFLED, key, value)
+        for key, difference in self._differences.items():
+            for name, texts in said.items():
+                pairs = [(row, texts[row]) for row in paired]
+                found = _means(difference, pairs, [under[pair] - under_another[pair] for pair in pairs])
+                for row, value in found.items():
+                    if name == _OWN:
+                        told.metrics[row][key] = value
+                    else:
                         told.control(row, name, key, value)
         return told
 
-    def _references(
-        self, key: str, metric: Nll, indices: Sequence[int], leak: Leak, others: Sequence[Tensor | None], told: Told
-    ) -> None:
+    def _references(self, indices: Sequence[int]) -> list[Asked]:
         captions = self._bench.captioned.captions or ()
-        pairs = [(row, text) for row, index in enumerate(indices) for text in captions[index] if words(text)]
-        for row, value in self._means(metric, pairs, leak, leak.features).items():
-            told.metrics[row][key] = value
-        for row, value in self._means(metric, pairs, leak, torch.zeros_like(leak.features)).items():
-            told.control(row, ZERO_FEATURES, key, value)
-        elsewhere = torch.stack([leak.features[row] if other is None else other for row, other in enumerate(others)])
-        paired = [pair for pair in pairs if others[pair[0]] is not None]
-        for row, value in self._means(metric, paired, leak, elsewhere).items():
-            told.control(row, SHUFFLED, key, value)
+        return [(row, text) for row, index in enumerate(indices) for text in captions[index] if words(text)]
 
-    def _means(self, metric: Nll, pairs: Sequence[tuple[int, str]], leak: Leak, features: Tensor) -> dict[int, float]:
-        """The mean over each row's captions."""
-        found: dict[int, list[float]] = {}
-        asked = self._ask(leak, features, [row for row, _ in pairs], [text for _, text in pairs])
-        values = metric(*_carrying([text for _, text in pairs], asked)).tolist()
-        for (row, _), value in zip(pairs, values, strict=True):
-            found.setdefault(row, []).append(value)
-        return {row: sum(values) / len(values) for row, values in found.items()}
+    def _ask(self, leak: Leak, pairs: Sequence[Asked]) -> dict[Asked, float]:
+        """Nats a token of each text under its row of the leak."""
+        found: dict[Asked, float] = {}
+        ordered = sorted(dict.fromkeys(pairs), key=lambda pair: pair[0])
+        for start in range(0, len(ordered), _AT_ONCE):
+            part = ordered[start : start + _AT_ONCE]
+            rows = leak.with_features(leak.features[[row for row, _ in part]])
+            values = self._recoverer.log_likelihood(rows, [text for _, text in part])
+            assert values is not None  # the attack answered once
+            found.update(zip(part, values.detach().double().cpu().tolist(), strict=True))
+        return found
 
-    def _gaps(
-        self, metric: NllGap, leak: Leak, others: Sequence[Tensor | None], texts: Sequence[str]
-    ) -> dict[int, float]:
-        rows = [row for row, other in enumerate(others) if other is not None]
-        said = [texts[row] for row in rows]
-        own = self._ask(leak, leak.features, rows, said)
-        elsewhere = torch.stack([leak.features[r] if other is None else other for r, other in enumerate(others)])
-        values = metric(*_carrying(said, own - self._ask(leak, elsewhere, rows, said))).tolist()
-        return dict(zip(rows, values, strict=True))
 
-    def _ask(self, leak: Leak, features: Tensor, rows: Sequence[int], texts: Sequence[str]) -> Tensor:
-        """Nats a token of each text under the row of features that goes with it."""
-        parts = [torch.zeros(0, dtype=torch.float64)]
-        for start in range(0, len(rows), _BATCH):
-            part = slice(start, start + _BATCH)
-            found = self._recoverer.log_likelihood(leak.with_features(features[list(rows[part])]), texts[part])
-            assert found is not None  # the attack answered once
-            parts.append(found.detach().double().cpu())
-        return torch.cat(parts)
+def _means(metric: Metric, pairs: Sequence[Asked], values: Sequence[float]) -> dict[int, float]:
+    """The mean over each row's captions of what a metric makes of their log-likelihoods."""
+    found: dict[int, list[float]] = {}
+    carried = _carrying([text for _, text in pairs], torch.tensor(values, dtype=torch.float64))
+    for (row, _), value in zip(pairs, metric(*carried).tolist(), strict=True):
+        found.setdefault(row, []).append(value)
+    return {row: sum(own) / len(own) for row, own in found.items()}
 
 
 def _carrying(texts: Sequence[str], log_likelihood: Tensor) -> tuple[Pictures, Recovery]:

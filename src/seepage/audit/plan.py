@@ -229,7 +229,7 @@ def _seconds(bench: Workbench, spec: Spec, a_pass: float, clock: Clock) -> tuple
         return 0.0, attack.budget * count * a_pass
     try:
         split = bench.split(spec.layer)
-        rows = min(count, batch_size(split.image_shape, bench.device))
+        rows = min(count, batch_size(split.image_shape, bench.device, attack.budget))
         exposure = Exposure(bench, split, spec.attacker, spec.sends)
         exposure.require(attack, "")
         chores = attack.chores(exposure.knowledge(), rows)
@@ -268,6 +268,6 @@ def _pass_seconds(bench: Workbench, layer: str) -> float:
         split = bench.split(layer)
     except _POISONED:
         return 0.0
-    size = min(len(bench.source), batch_size(split.image_shape, bench.device))
+    size = min(len(bench.source), batch_size(split.image_shape, bench.device, budget=1))
     images = torch.full((size, *split.image_shape), 0.5, device=bench.device, requires_grad=True)
     return _clocked(bench, lambda: split.prefix(images).square().sum().backward()) / size

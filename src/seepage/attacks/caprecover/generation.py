@@ -16,6 +16,8 @@ from .language import LanguageModel, Tokens
 
 Decoding = Literal["greedy", "beam", "sample"]
 _DIGITS = 1 << 53
+_AT_ONCE = 32
+"""So many captions' likelihoods are computed side by side."""
 
 
 @dataclass(frozen=True)
@@ -226,8 +228,27 @@ def captions(language: LanguageModel, written: Written) -> tuple[str, ...]:
 
 @torch.no_grad()
 def log_likelihood(
-    language: LanguageModel, prompt: Float[Tensor, "b p w"], texts: Sequence[str], most: int
+    language: LanguageModel,
+    prompt: Float[Tensor, "p n w"],
+    texts: Sequence[str],
+    most: int,
+    after: Sequence[int] | None = None,
 ) -> Float[Tensor, "b"]:
-    """Return nats a token of each row's caption, its end included; of longer ones, of the first `most` tokens."""
+    """Return nats a token of each caption, its end included; of longer ones, of the first `most` tokens.
+
+    `after` says which row of the prompt each caption follows; without, they go row by row.
+    """
+    places = range(len(texts)) if after is None else after
     tokens = language.tokens(texts, most)
-    return language.log_probabilities(prompt, tokens).sum(1) / tokens.lengths
+    found = torch.zeros(len(texts), device=prompt.device)
+    # Captions are computed to the end of the longest beside them.
+    order = sorted(range(len(texts)), key=lambda row: int(tokens.lengths[row]))
+    for start in range(0, len(order), _AT_ONCE):
+        rows = torch.tensor(order[start : start + _AT_ONCE], device=tokens.ids.device)
+        longest = int(tokens.lengths[rows].max())
+        part = Tokens(tokens.ids[rows, :longest], tokens.lengths[rows])
+        used = sorted({places[row] for row in rows.tolist()})
+        owner = torch.tensor([used.index(places[row]) for row in rows.tolist()], device=prompt.device)
+        total = language.log_probabilities(prompt[used], part, after=owner).sum(1)
+        found[rows] = total / part.lengths
+    return found

@@ -106,23 +106,45 @@ class LanguageModel:
         return " ".join(self.tokenizer.decode(kept).split())
 
     def log_probabilities(
-        self, prefix: Float[Tensor, "b p w"], tokens: Tokens, *, filling: bool = False
+        self,
+        prefix: Float[Tensor, "p n w"],
+        tokens: Tokens,
+        *,
+        after: Int[Tensor, "b"] | None = None,
+        filling: bool = False,
     ) -> Float[Tensor, "b t"]:
         """Return the log-probability, in nats, of each token after the prefix and those before it; 0 beyond the ends.
 
-        `filling` scores what fills captions up as well.
+        `after` names each caption's prefix by its row, which is then read once however many follow it; without, caption
+        and prefix go row by row. `filling` scores what fills captions up as well.
         """
         embedded = self.embed(tokens.ids[:, :-1])
-        inputs = torch.cat([prefix.to(embedded), embedded], 1)
         seen = torch.cat([torch.ones_like(tokens.mask[:, :1]).expand(-1, prefix.shape[1]), tokens.mask[:, :-1]], 1)
-        logits: Tensor = self.network(
-            inputs_embeds=inputs,
-            attention_mask=seen.long(),
-            use_cache=False,
-            logits_to_keep=tokens.ids.shape[1],
-        ).logits
+        logits = self._after(prefix.to(embedded), embedded, seen.long(), after)
         found = -nn.functional.cross_entropy(logits.float().mT, tokens.ids, reduction="none")
         return found if filling else torch.where(tokens.mask, found, 0.0)
+
+    def _after(self, prefix: Tensor, embedded: Tensor, seen: Tensor, after: Tensor | None) -> Float[Tensor, "b t v"]:
+        """Return the logits of each token that follows the prefix."""
+        if after is None:
+            inputs, kept = torch.cat([prefix, embedded], 1), embedded.shape[1] + 1
+            whole: Tensor = self.network(
+                inputs_embeds=inputs, attention_mask=seen, use_cache=False, logits_to_keep=kept
+            ).logits
+            return whole
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        first: Tensor = self.network(
+            inputs_embeds=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1
+        ).logits[after]
+        if not embedded.shape[1]:
+            return first
+        cache.batch_select_indices(after)
+        rest: Tensor = self.network(
+            inputs_embeds=embedded, attention_mask=seen, past_key_values=cache, use_cache=True
+        ).logits
+        return torch.cat([first, rest], 1)
 
 
 def _whole(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

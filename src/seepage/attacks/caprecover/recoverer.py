@@ -43,6 +43,7 @@ class CapRecoverer(Recoverer):
         self._query = knowledge.query
         self.layer = layer or _layer(header, knowledge)
         self._device = torch.device("cpu")
+        self._of_nothing: Captions | Labels | None = None
 
     def recover(self, leak: Leak, generators: Generators) -> Recovery:
         """Read each row; those that are not finite or all zeros have failed."""
@@ -59,7 +60,8 @@ class CapRecoverer(Recoverer):
         if self.how.decoding == "sample":
             parts = [self._read(self.layer, features, [generators[row]]) for row in range(n)]
         else:
-            parts = [self._read(self.layer, features, ())] * n
+            self._of_nothing = self._of_nothing or self._read(self.layer, features, ())
+            parts = [self._of_nothing] * n
         value = self._spread(parts, range(n), n)
         return Recovery(value, (Status("stopped", "no leak"),) * n, torch.zeros(n, dtype=torch.long))
 
@@ -120,13 +122,21 @@ class CapRecoverer(Recoverer):
         flat = features.flatten(1)
         silent = (flat == 0).all(1).view(-1, *[1] * (features.ndim - 1))
         features = torch.where(silent, self.model.nothing(layer, len(leak)).to(features), features)
-        good = torch.isfinite(flat).all(1).nonzero().flatten().tolist()
         found = torch.full((len(leak),), torch.nan)
-        for rows in _chunks(good, self.batch):
+        good = torch.isfinite(flat).all(1).nonzero().flatten()
+        if not len(good):
+            return found
+        distinct, own = torch.unique(features[good].flatten(1), dim=0, return_inverse=True)
+        distinct = distinct.view(-1, *features.shape[1:])
+        for rows in _chunks(range(len(distinct)), self.batch):
             language = self._speaker(leak.features.device)
-            prompt = self.model.prompt(self._queries(layer, features[rows]), language)
-            texts = [captions[row] for row in rows]
-            found[rows] = log_likelihood(language, prompt, texts, self.header.config.most_tokens).cpu()
+            prompt = self.model.prompt(self._queries(layer, distinct[rows]), language)
+            asked = ((own >= rows[0]) & (own <= rows[-1])).nonzero().flatten().cpu()
+            texts = [captions[int(good[one])] for one in asked]
+            places = [int(own[one]) - rows[0] for one in asked]
+            found[good.cpu()[asked]] = log_likelihood(
+                language, prompt, texts, self.header.config.most_tokens, places
+            ).cpu()
         return found
 
     def save(self, path: Path) -> None:
@@ -198,11 +208,8 @@ class CapRecoverer(Recoverer):
             scores = torch.where(said > 0, scores, (fit.cpu() - 3) / 4)  # below 0, in (-1, -1/2)
             equal = equal[fit.cpu()[equal].topk(min(len(equal), _FEW_CLASSES)).indices]
         sentences = [words.prompt(self.classes[index]) for index in equal.tolist()]
-        likely = [
-            log_likelihood(language, prompt.expand(len(part), -1, -1), part, self.header.config.most_tokens).cpu()
-            for part in (sentences[start : start + self.batch] for start in range(0, len(sentences), self.batch))
-        ]
-        scores[equal] = said[equal] + torch.cat(likely).exp()
+        likely = log_likelihood(language, prompt[None], sentences, self.header.config.most_tokens, [0] * len(sentences))
+        scores[equal] = said[equal] + likely.cpu().exp()
         return scores
 
     def _spread(self, parts: Sequence[Captions | Labels], good: Sequence[int], rows: int) -> Captions | Labels:
