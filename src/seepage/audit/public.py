@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
 from .. import data
 from ..attacks.equipped import Learned
 from ..data.disjoint import OverlapError
+from ..data.feature_cache import CachedFeatures, cache_features, home
 from ..data.source import PictureSource
 from ..pictures import recalled
-from ..types import Attack, Examples, Leak, Pair, SeepageError
+from ..types import Attack, Examples, Leak, LeakHeader, Pair, PictureFile, SeepageError, SplitModel
+from ..victims.several import several
 from ..victims.victim import Victim
 
 _SELECT_SHARE = 5
@@ -21,12 +24,12 @@ _BATCH = 32
 
 
 @dataclass(frozen=True)
-class _Pairs:
+class _Afresh:
     """A re-iterable of (leak, pictures): each pass reads and protects them afresh."""
 
     source: PictureSource
     receive: Callable[[Tensor], Leak]
-    load: Callable[..., Tensor]
+    load: Callable[[PictureFile], Tensor]
 
     def __len__(self) -> int:
         return math.ceil(len(self.source) / _BATCH)
@@ -35,6 +38,33 @@ class _Pairs:
         for batch in data.batches(self.source, self.load, _BATCH):
             if batch.pictures is not None:
                 yield self.receive(batch.pictures.images), batch.pictures
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A re-iterable of (leak, pictures) whose features the victim gave once: they are read from disk."""
+
+    source: PictureSource
+    split: SplitModel
+    received: Callable[[Leak], Leak]
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.source) / _BATCH)
+
+    def __iter__(self) -> Iterator[Pair]:
+        for start in range(0, len(self._features), _BATCH):
+            rows = self._features.indices[start : start + _BATCH]
+            batch = data.load_batch(self.source, rows, self.split.load)
+            if batch.pictures is not None:
+                leak = self._features.leak(batch.indices)
+                yield self.received(leak.with_features(leak.features.to(self.split.device))), batch.pictures
+
+    @cached_property
+    def _features(self) -> CachedFeatures:
+        split = self.split
+        header = LeakHeader(split.name, split.weights_sha256, split.layer, split.preprocessing)
+        (kept,) = cache_features(self.source, split.load, several((split,)), [header], home(), stored="fp32")
+        return kept
 
 
 def require_unseen(attack: Attack, text: str, source: PictureSource) -> None:
@@ -73,7 +103,22 @@ def require_untaught(victim: Victim, source: PictureSource) -> None:
         )
 
 
-def examples(source: PictureSource, receive: Callable[[Tensor], Leak], load: Callable[..., Tensor]) -> Examples:
+def afresh(source: PictureSource, receive: Callable[[Tensor], Leak], load: Callable[[PictureFile], Tensor]) -> Examples:
+    """Return the attacker's pictures with leaks that are made anew on every pass."""
+    train, select = _parts(source)
+    return Examples(_Afresh(train, receive, load), _Afresh(select, receive, load))
+
+
+def kept(source: PictureSource, split: SplitModel, received: Callable[[Leak], Leak]) -> Examples:
+    """Return the attacker's pictures with their leaks at a cut, `received` as whoever holds a leak reads it.
+
+    The victim runs once a picture, on the first pass: its features are kept on disk for every attack and audit after.
+    """
+    train, select = _parts(source)
+    return Examples(_Kept(train, split, received), _Kept(select, split, received))
+
+
+def _parts(source: PictureSource) -> tuple[PictureSource, PictureSource]:
     """Split the attacker's pictures by hash, one in five to select on, the others to train on.
 
     Equal files fall on the same side.
@@ -83,4 +128,4 @@ def examples(source: PictureSource, receive: Callable[[Tensor], Leak], load: Cal
     for index, entry in enumerate(source.entries):
         part = select if int(entry.file_sha256[:8] or "0", 16) % _SELECT_SHARE == 0 else train
         part.append(index)
-    return Examples(_Pairs(source.subset(train), receive, load), _Pairs(source.subset(select), receive, load))
+    return source.subset(train), source.subset(select)

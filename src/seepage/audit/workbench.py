@@ -22,6 +22,7 @@ from ..metrics.sentences import CaptionMetric
 from ..schema import Cut, Judge
 from ..types import (
     Attack,
+    Examples,
     Knowledge,
     Leak,
     Metric,
@@ -37,7 +38,7 @@ from ..victims.victim import Victim
 from .asked import asks_label_judge, attack_of, attacks_of, metrics_of
 from .judges import FaceJudge, Judges, LabelJudge
 from .people import Gallery
-from .public import examples
+from .public import afresh, kept
 from .request import Request, RequestError
 from .stored import Stored, placed
 
@@ -53,6 +54,7 @@ class Workbench:
         self._unavailable: dict[Recovers, Mapping[str, str]] = {}
         self.fitted_defenses: dict[str, Pipeline] = {}
         self.fits: dict[tuple[Hashable, ...], Recoverer] = {}
+        self._kept: dict[str, Examples] = {}
 
     def beside(self, request: Request) -> Workbench:
         """Return the bench of a request for the same victim and pictures, which are not loaded again."""
@@ -300,8 +302,12 @@ class Workbench:
 
         `query` gives the leaks that he learns from; those of the cut, undefended, unless told.
         """
+        public = None
+        if self.public is not None and query is not None:
+            public = afresh(self.public, query, split.load)
+        elif self.public is not None:
+            public = self._kept.setdefault(split.layer, kept(self.public, split, self._received))
         query = query or (lambda images: self.received(split, images))
-        public = None if self.public is None else examples(self.public, query, split.load)
         further = partial(onward, self.victim, split.layer)
         return Knowledge(split.image_shape, split.prefix, query, None, public, self.victim.classes, further)
 
@@ -313,6 +319,10 @@ class Workbench:
         rows = [split.leak(image[None]) for image in images]
         leak = rows[0].with_features(torch.cat([row.features for row in rows]))
         return wire.encode(leak, self.request.wire)
+
+    def _received(self, leak: Leak) -> Leak:
+        """What whoever holds the leak reads of these features."""
+        return wire.decode(wire.encode(leak, self.request.wire))
 
     def received(self, split: SplitModel, images: Tensor) -> Leak:
         """What whoever holds the leak reads from it."""

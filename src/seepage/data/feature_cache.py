@@ -18,11 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .. import assets
 from ..files import printable, replacing, require_writable
 from ..types import Leak, LeakHeader, PictureFile, Progress, SeepageError, Shape
 from .source import PictureSource, load_batch
 
-Stored = Literal["fp16", "int8"]
+Stored = Literal["fp32", "fp16", "int8"]
 Extract = Callable[[Tensor, Sequence[str]], Mapping[str, Tensor]]
 """Maps pictures "b 3 h w" in [0, 1] and names of layers to each one's features "b ...", by one pass for all."""
 
@@ -98,8 +99,9 @@ def cache_features(
     """Return the features of `source` at each of `headers`' layers, computing those that `home` does not hold.
 
     All layers of a picture come from one pass. What is kept is keyed by victim, weights, layer, preprocessing, wire,
-    defenses, the pictures' manifest, `stored`, `flips` and `rows`; a kill costs the shard that was being computed. fp16
-    rounds each number, int8 has one scale a channel and shard: the first axis of a map or vector, the last of tokens.
+    defenses, the pictures' manifest, `stored`, `flips` and `rows`; a kill costs the shard that was being computed. fp32
+    keeps each number, fp16 rounds it, int8 has one scale a channel and shard: the first axis of a map or vector, the
+    last of tokens.
     With `flips` the picture's mirror image is a second view. Features that are not finite are a picture's failure.
 
     Raises:
@@ -136,6 +138,11 @@ def cache_features(
         _opened(folders[header.layer], header, flips, found[header.layer], notes[header.layer], source.name)
         for header in headers
     )
+
+
+def home() -> Path:
+    """Return the folder that features are kept in, shared by all that learns from them."""
+    return assets.home() / "features"
 
 
 def _key(header: LeakHeader, manifest: str, stored: str, flips: bool, rows: int) -> str:
@@ -211,6 +218,8 @@ def _write(
     if stored == "int8" and views:
         scale = _scale(views)
         tensors = {view: (part / scale).round().to(torch.int8) for view, part in views.items()} | {"scale": scale[0]}
+    elif stored == "fp32":
+        tensors = dict(views)
     else:
         largest = max((float(part.abs().max()) for part in views.values()), default=0.0)
         if largest > _FP16:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .. import assets, data, victims
-from ..data.feature_cache import CachedFeatures, Stored, cache_features
+from .. import data, victims
+from ..data.feature_cache import CachedFeatures, Stored, cache_features, home
 from ..data.source import Entry, PictureSource
 from ..types import LeakHeader, Pair, PictureFile, Progress, SeepageError, SplitModel
 from ..victims.cut import cut
@@ -160,8 +159,3 @@ def material(
         notes += [note for one in kept for note in one.notes]
         found.append(Part(source, dict(zip(splits, kept, strict=True)), rows, load))
     return Material(victim, splits, found[0], found[1], tuple(notes))
-
-
-def home() -> Path:
-    """Return the folder that features are kept in, shared by all that is trained on them."""
-    return assets.home() / "features"
