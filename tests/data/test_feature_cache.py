@@ -6,7 +6,9 @@ import dataclasses
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,39 @@ def cached(
     flips: bool = False,
 ) -> tuple[CachedFeatures, ...]:
     return cache_features(source, load, victim, headers or (HEADER,), home, stored=stored, flips=flips, rows=4)
+
+
+class Slow(Victim):
+    """One that waits for another to be at work as well, and notes which pictures it was shown."""
+
+    def __init__(self, meeting: threading.Barrier) -> None:
+        super().__init__()
+        self.meeting = meeting
+
+    def __call__(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        if not self.seen:
+            self.meeting.wait(timeout=30)
+        return super().__call__(images, layers)
+
+
+def test_several_that_ask_for_the_same_share_the_work(source: PictureSource, tmp_path: Path) -> None:
+    meeting = threading.Barrier(2)
+    workers = [Slow(meeting), Slow(meeting)]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda one: cached(source, one, tmp_path / "cache", HEADER, OTHER), workers))
+    assert all(worker.seen for worker in workers)
+    assert sum(worker.seen for worker in workers) == 10
+    expected = cached(source, Victim(), tmp_path / "alone", HEADER, OTHER)
+    for own in found:
+        for one, other in zip(own, expected, strict=True):
+            assert one.indices == other.indices
+            assert torch.equal(one.read(range(10)), other.read(range(10)))
+    assert not list((tmp_path / "cache").rglob("*.lock"))
+
+
+def test_single_precision_keeps_every_bit(source: PictureSource, tmp_path: Path) -> None:
+    (kept,) = cached(source, Victim(1e6 / 3), tmp_path / "cache", stored="fp32")
+    assert torch.equal(kept.read(range(10)), 1e6 / 3 * (pixels(source) - 0.5))
 
 
 def test_victim_runs_once_a_picture_for_all_layers_and_never_again(source: PictureSource, tmp_path: Path) -> None:
@@ -223,16 +258,18 @@ def test_feature_beyond_half_precision_is_refused_and_fits_eight_bits(source: Pi
     assert torch.allclose(features.read(range(10)), 1e6 * (pixels(source) - 0.5), atol=1e6 / 127)
 
 
-MEMORY = """
-import resource, sys
+MEMORY = '''
+import sys
 from pathlib import Path
 import torch
 from seepage.data.feature_cache import cache_features
 from seepage.data.source import Entry, PictureSource
 from seepage.types import LeakHeader
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def held():
+    """Megabytes of its own: the pages of mapped files, which the system takes back as it likes, are left out."""
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("RssAnon")]
+    return int(line.split()[1]) / 1024
 
 root = Path(sys.argv[1])
 
@@ -240,15 +277,20 @@ def run(count):
     entries = tuple(Entry(str(n), root / "0.png") for n in range(count))
     source = PictureSource(f"of {count}", entries, None, root)
     load = lambda file: torch.zeros(3, 8, 8)
-    extract = lambda images, layers: {"a": torch.randn(len(images), 64, 32, 32)}
+    most = 0.0
+    def extract(images, layers):
+        nonlocal most
+        most = max(most, held())
+        return {"a": torch.randn(len(images), 64, 32, 32)}
     (found,) = cache_features(source, load, extract, [LeakHeader("v", "0", "a", "")], root / "cache", rows=16)
     for index in range(count):
         found.read([index])
-    return peak()
+        most = max(most, held())
+    return most
 
 small = run(64)
 print(run(1024) - small)
-"""
+'''
 
 
 @pytest.mark.slow

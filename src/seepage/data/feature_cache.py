@@ -7,7 +7,8 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -99,7 +100,8 @@ def cache_features(
     """Return the features of `source` at each of `headers`' layers, computing those that `home` does not hold.
 
     All layers of a picture come from one pass. What is kept is keyed by victim, weights, layer, preprocessing, wire,
-    defenses, the pictures' manifest, `stored`, `flips` and `rows`; a kill costs the shard that was being computed. fp32
+    defenses, the pictures' manifest, `stored`, `flips` and `rows`; a kill costs the shard that was being computed, and
+    several processes that ask for the same share the work. fp32
     keeps each number, fp16 rounds it, int8 has one scale a channel and shard: the first axis of a map or vector, the
     last of tokens.
     With `flips` the picture's mirror image is a second view. Features that are not finite are a picture's failure.
@@ -115,27 +117,36 @@ def cache_features(
         for part in folder.glob(".*.part"):
             if time.time() - part.stat().st_mtime > _STALE_SECONDS:
                 part.unlink(missing_ok=True)
-    notes: dict[str, list[str]] = {layer: [] for layer in folders}
-    found: dict[str, list[dict[str, Any]]] = {layer: [] for layer in folders}
-    count = -(-len(source) // rows)
-    for shard in range(count):
-        missing = []
+    notes: dict[str, dict[str, None]] = {layer: {} for layer in folders}
+    found: dict[str, dict[int, Mapping[str, Any]]] = {layer: {} for layer in folders}
+
+    def missing(shard: int) -> list[str]:
         for layer, folder in folders.items():
             said, note = _check(folder, shard)
-            notes[layer] += [note] if note else []
-            if said is None:
-                missing.append(layer)
-            else:
-                found[layer].append(said)
-        if missing:
+            notes[layer] |= {note: None} if note else {}
+            found[layer] |= {} if said is None else {shard: said}
+        return [layer for layer in folders if shard not in found[layer]]
+
+    count, busy = -(-len(source) // rows), list[int]()
+    # What another process is computing comes last: by then it may be there.
+    for wait, shards in ((False, range(count)), (True, busy)):
+        for shard in shards:
             pictures = range(shard * rows, min((shard + 1) * rows, len(source)))
-            computed = _compute(source, load, extract, missing, pictures, flips)
-            for layer in missing:
-                found[layer].append(_write(folders[layer], shard, layer, *computed[layer], stored))
-        if progress is not None:
-            progress((shard + 1) / count, f"features, {min((shard + 1) * rows, len(source))} of {len(source)} pictures")
+            lacking = missing(shard)
+            if lacking:
+                with _claimed([folders[layer] for layer in lacking], shard, wait=wait) as ours:
+                    if not ours:
+                        busy.append(shard)
+                        continue
+                    lacking = missing(shard)
+                    computed = _compute(source, load, extract, lacking, pictures, flips) if lacking else {}
+                    for layer in lacking:
+                        found[layer][shard] = _write(folders[layer], shard, layer, *computed[layer], stored)
+            if progress is not None:
+                done = min(len(own) for own in found.values())
+                progress(done / count, f"features, {min(done * rows, len(source))} of {len(source)} pictures")
     return tuple(
-        _opened(folders[header.layer], header, flips, found[header.layer], notes[header.layer], source.name)
+        _opened(folders[header.layer], header, flips, found[header.layer], tuple(notes[header.layer]), source.name)
         for header in headers
     )
 
@@ -151,19 +162,50 @@ def _key(header: LeakHeader, manifest: str, stored: str, flips: bool, rows: int)
 
 
 def _opened(
-    folder: Path, header: LeakHeader, flips: bool, shards: Sequence[Mapping[str, Any]], notes: list[str], name: str
+    folder: Path,
+    header: LeakHeader,
+    flips: bool,
+    shards: Mapping[int, Mapping[str, Any]],
+    notes: tuple[str, ...],
+    name: str,
 ) -> CachedFeatures:
     places: dict[int, tuple[int, int]] = {}
     failed: dict[int, str] = {}
-    for number, said in enumerate(shards):
+    for number, said in sorted(shards.items()):
         places |= {index: (number, row) for row, index in enumerate(said["pictures"])}
         failed |= {int(index): reason for index, reason in said["failed"].items()}
     if not places:
         first = next(iter(failed.values()), "there is none")
         raise FeatureCacheError(f"no picture of {name} gave features at {header.layer}; the first: {first}")
-    shape = next(tuple(said["shape"]) for said in shards if said["pictures"])
+    shape = next(tuple(said["shape"]) for said in shards.values() if said["pictures"])
     _file.cache_clear()  # a shard may have been computed anew since it was opened
-    return CachedFeatures(folder, header, shape, flips, tuple(places), failed, tuple(notes), places)
+    return CachedFeatures(folder, header, shape, flips, tuple(places), failed, notes, places)
+
+
+@contextmanager
+def _claimed(folders: Sequence[Path], shard: int, *, wait: bool) -> Iterator[bool]:
+    """Hold a shard against other processes, and say whether that could be had without `wait`ing.
+
+    Where the system has no locks, or the file system none, two may compute the same: whole files replace whole files.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield True
+        return
+    with ExitStack() as stack:
+        for folder in sorted(folders):
+            path = folder / f"shard-{shard:06d}.lock"
+            file = stack.enter_context(path.open("w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            except OSError:
+                pass
+            stack.callback(path.unlink, missing_ok=True)
+        yield True
 
 
 Computed = tuple[dict[str, list[Tensor]], list[int], dict[int, str]]
