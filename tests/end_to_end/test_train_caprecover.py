@@ -70,8 +70,8 @@ def request_of(victim: str, tmp_path: Path, name: str = "adapter", **changes: ob
 
 
 @pytest.mark.slow
-def test_one_file_serves_every_layer_it_was_trained_at(victim: str, tmp_path: Path) -> None:
-    """It says the colour of pictures it never saw, beats its controls, and knows what it saw."""
+def test_one_file_serves_every_layer_it_was_trained_at(seepage: Run, victim: str, tmp_path: Path) -> None:
+    """It says the colour of pictures it never saw, beats its controls, knows what it saw, and is drawn by depth."""
     trained = train(request_of(victim, tmp_path, language=WIDER))
     _, header = adapter.read(trained.path)
     assert tuple(header.layers) == ("mix", "wide")
@@ -102,6 +102,20 @@ def test_one_file_serves_every_layer_it_was_trained_at(victim: str, tmp_path: Pa
         said = CapRecover(adapter=trained.path, most=24).fit(knowledge, torch.Generator()).recover(leak, draws)
         assert isinstance(said.value, Captions)
         assert len(said.value.texts) == len(test)
+    attacks = ["--attack", f"caprecover:adapter={trained.path},most=24", "--attack", "joint", "--effort", "quick"]
+    where = ["--layer", "mix", "--layer", "wide", "-o", tmp_path / "depth"]
+    code, _, error = seepage("depth", victim, tmp_path / "test", *attacks, *where)
+    assert code == 0, error
+    record = json.loads((tmp_path / "depth" / "depth.json").read_text())
+    assert record["missing"] == []
+    drawn = {curve["recovers"]: curve for curve in record["curves"]}
+    assert set(drawn) == {"captions", "images"}
+    assert [point["layer"] for point in drawn["captions"]["points"]] == ["mix", "wide"]
+    assert all(point["n"] == 6 for point in drawn["captions"]["points"])
+    (step,) = [step for step in record["steps"] if step["attack"] == "caprecover"]
+    assert (step["before"], step["after"], step["n"]) == ("mix", "wide", 6)
+    first, second = (point["mean"] for point in drawn["captions"]["points"])
+    assert step["difference"] == pytest.approx(second - first)
 
 
 def test_record_and_page_show_curves_beside_controls(seepage: Run, victim: str, tmp_path: Path) -> None:
