@@ -15,10 +15,12 @@ pytest.importorskip("open_clip")
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "data"), str(Path(__file__).parents[2] / "benchmarks")]
 
-from dataset_trees import coco, coco_captions  # noqa: E402  a helper of other tests
+from dataset_trees import coco, coco_captions, picture, tiny_imagenet  # noqa: E402  a helper of other tests
 from tiny_language import save_blip2  # noqa: E402
 
 import paper  # noqa: E402  a script of the benchmarks
+from seepage import data  # noqa: E402
+from seepage.attacks.caprecover import adapter  # noqa: E402
 
 
 def test_what_is_absent_is_named_and_nothing_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,16 +36,27 @@ def test_what_is_absent_is_named_and_nothing_is_run(tmp_path: Path, capsys: pyte
     assert (tmp_path / "results" / "paper.md").read_text().count("not run") == 1
 
 
-@pytest.mark.slow
-@pytest.mark.assets
-def test_a_cell_runs_end_to_end_on_a_tiny_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The victim's random weights and a tiny BLIP-2 in the hub's cache; everything else is as published."""
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a tiny BLIP-2 into a hub's cache, and all that is written below the test's own folder."""
     blip2 = tmp_path / "hub" / "models--Salesforce--blip2-opt-2.7b"
     save_blip2(blip2 / "snapshots" / "0123456789abcdef0123456789abcdef01234567")
     (blip2 / "refs").mkdir()
     (blip2 / "refs" / "main").write_text("0123456789abcdef0123456789abcdef01234567")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    home = tmp_path / "home"
+    home.mkdir()
+    assets_home = Path(paper.assets.home()) / "assets"
+    if assets_home.is_dir():
+        (home / "assets").symlink_to(assets_home)
+    monkeypatch.setenv("SEEPAGE_HOME", str(home))
+
+
+@pytest.mark.slow
+@pytest.mark.assets
+def test_a_cell_runs_end_to_end_on_a_tiny_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The victim's random weights and a tiny BLIP-2 in the hub's cache; everything else is as published."""
+    at_home(tmp_path, monkeypatch)
     tree = coco(tmp_path / "data" / "coco")
     random = np.random.default_rng(0)
     for split, numbers in {"train2017": range(1, 31), "val2017": range(40, 44)}.items():
@@ -54,12 +67,6 @@ def test_a_cell_runs_end_to_end_on_a_tiny_tree(tmp_path: Path, monkeypatch: pyte
                 tree / split / f"{number:012d}.jpg"
             )
         coco_captions(tree, split, numbers)
-    home = tmp_path / "home"
-    home.mkdir()
-    assets_home = Path(paper.assets.home()) / "assets"
-    if assets_home.is_dir():
-        (home / "assets").symlink_to(assets_home)
-    monkeypatch.setenv("SEEPAGE_HOME", str(home))
     options = paper.Options(tmp_path / "data", steps=2, limit=30, random=True)
     found = paper.main(["rn50-coco-layer4"], options, tmp_path / "results")
     assert [one.absent for one in found] == ["", "", ""]
@@ -67,3 +74,24 @@ def test_a_cell_runs_end_to_end_on_a_tiny_tree(tmp_path: Path, monkeypatch: pyte
     assert all(one.mean is not None and one.low is not None for one in found)
     table = (tmp_path / "results" / "paper.md").read_text()
     assert table.count("the victim's weights are random: no result") == 3
+
+
+@pytest.mark.slow
+@pytest.mark.assets
+def test_a_cell_of_labels_runs_end_to_end_on_a_tiny_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captions are made of the classes' names, and what is said is matched to them again."""
+    at_home(tmp_path, monkeypatch)
+    tree = tiny_imagenet(tmp_path / "data" / "tiny_imagenet")
+    for place, folder in enumerate(sorted((tree / "train").iterdir())):
+        for number in range(2, 12):
+            picture(folder / "images" / f"{folder.name}_{number}.JPEG", 60 * place + 5 * number, format="JPEG")
+    for number in range(3):  # none that training saw
+        picture(tree / "val" / "images" / f"val_{number}.JPEG", 200 + 20 * number, format="JPEG")
+    options = paper.Options(tmp_path / "data", steps=2, random=True)
+    (found,) = paper.main(["vit-b-32-tiny-imagenet"], options, tmp_path / "results")
+    assert (found.metric, found.published, found.absent) == ("top1", None, "")
+    assert found.n >= 2
+    assert found.mean is not None
+    assert 0 <= found.mean <= 1
+    (kept,) = (tmp_path / "home" / "training" / "paper").glob("*.safetensors")
+    assert adapter.read_header(kept).classes == data.open_source(f"tiny_imagenet/val@{tree.parent}").classes
