@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from seepage.attacks.caprecover.mapper import Grid, Mapper, Standard
 from seepage.attacks.learning import TrainingError
@@ -131,3 +132,21 @@ def test_other_shapes_are_refused() -> None:
     for shape in ((), (2, 3, 4, 5), (0, 4, 4)):
         with pytest.raises(SeepageError, match="a map"):
             Grid.of(shape)
+
+
+def test_training_hides_channels_and_tokens_and_reading_none() -> None:
+    torch.manual_seed(0)
+    mapper, plain = Mapper((40, 8, 8), 16, hide=0.25), Mapper((40, 8, 8), 16)
+    plain.load_state_dict(mapper.state_dict())
+    features = torch.randn(50, 40, 8, 8)
+    assert torch.equal(mapper.eval()(features), plain(features))
+    seen: list[Tensor] = []
+    mapper.body.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    tokens = mapper.train()(features)
+    channels = (seen[0] == 0).flatten(2)
+    assert torch.equal(channels.all(2), channels.any(2)), "a channel is there or not"
+    assert channels.all(2).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert (tokens == 0).all(2).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    kept = ~channels.all(2)
+    assert torch.allclose(seen[0][kept], features[kept] / 0.75)
+    assert not torch.equal(mapper(features), tokens)

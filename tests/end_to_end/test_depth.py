@@ -68,6 +68,28 @@ def test_what_has_no_control_is_not_drawn() -> None:
     assert curves([cell("early", [1.0], recovery=None), cell("deep", [2.0], recovery=None)], ["early", "deep"]) == ()
 
 
+def test_two_adapters_are_two_curves() -> None:
+    """One read where it was trained, one that leaks are run on to, and another of the former."""
+    attacks = {
+        "caprecover:read=caption,adapter=a/one.safetensors,through=": "caprecover, adapter=one.safetensors",
+        "caprecover:read=caption,adapter=a/two.safetensors,through=": "caprecover, adapter=two.safetensors",
+        "caprecover:read=caption,adapter=a/one.safetensors,through=deep": "caprecover, run on to deep",
+        "caprecover:read=words,adapter=a/one.safetensors,through=": "caprecover, words",
+    }
+    cells = [
+        cell(layer, [float(place), float(place) + depth], attack=attack)
+        for place, attack in enumerate(attacks)
+        for depth, layer in enumerate(("early", "deep"), start=1)
+    ]
+    drawn = curves(cells, ["early", "deep"])
+    assert [curve.attack for curve in drawn] == list(attacks.values())
+    assert [[point.layer for point in curve.points] for curve in drawn] == [["early", "deep"]] * 4
+    assert [point.mean for point in drawn[2].points] == [2.5, 3.0]
+    assert [(step.attack, step.difference) for step in steps(cells, drawn)] == [
+        (name, 0.5) for name in attacks.values()
+    ]
+
+
 def test_a_sentence_says_where_deeper_leaks_more() -> None:
     step = {"attack": "joint", "metric": "psnr", "n": 3, "difference": 1.0, "low": 0.5, "high": 2.0}
     record = {

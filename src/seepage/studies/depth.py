@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ..audit.request import Request
@@ -93,7 +94,7 @@ def bench_of(asked: Request) -> Workbench:
 
 def leakage(bench: Workbench, cells: Sequence[Cell]) -> dict[str, Any]:
     """Return what an audit's cells say by depth, as JSON has it."""
-    drawn = curves(cells, bench.layers)
+    drawn, names = curves(cells, bench.layers), _names(cells)
     return {
         "name": bench.victim.name,
         "data": bench.source.name,
@@ -103,7 +104,7 @@ def leakage(bench: Workbench, cells: Sequence[Cell]) -> dict[str, Any]:
         "curves": [asdict(curve) for curve in drawn],
         "steps": [{**asdict(step), "says": step.says} for step in steps(cells, drawn)],
         "missing": [
-            f"{_name(cell)} at {cell.spec.layer}: {cell.status.replace('_', ' ')}: {cell.message}"
+            f"{names[cell.spec.attack]} at {cell.spec.layer}: {cell.status.replace('_', ' ')}: {cell.message}"
             for cell in cells
             if cell.status != "done"
         ],
@@ -113,8 +114,8 @@ def leakage(bench: Workbench, cells: Sequence[Cell]) -> dict[str, Any]:
 def curves(cells: Sequence[Cell], layers: Sequence[str]) -> tuple[Curve, ...]:
     """Return a curve an attack; cells without a score, or without a control to compare it with, are left out."""
     found = []
-    for name in dict.fromkeys(_name(cell) for cell in cells if cell.status == "done"):
-        own = [cell for cell in cells if cell.status == "done" and _name(cell) == name]
+    for attack, name in _names(cells).items():
+        own = [cell for cell in cells if cell.status == "done" and cell.spec.attack == attack]
         chosen = _metric(own)
         if chosen is None:
             continue
@@ -131,8 +132,11 @@ def curves(cells: Sequence[Cell], layers: Sequence[str]) -> tuple[Curve, ...]:
 def steps(cells: Sequence[Cell], drawn: Sequence[Curve]) -> tuple[Step, ...]:
     """Return every step from one cut of a curve to the next, on the pictures that both have a value of."""
     found = []
+    names = _names(cells)
     for curve in drawn:
-        at = {cell.spec.layer: cell for cell in cells if cell.status == "done" and _name(cell) == curve.attack}
+        at = {
+            cell.spec.layer: cell for cell in cells if cell.status == "done" and names[cell.spec.attack] == curve.attack
+        }
         for first, second in zip(curve.points, curve.points[1:], strict=False):
             values = [_values(at[point.layer], curve.metric) for point in (first, second)]
             both = [key for key in values[0] if key in values[1]]
@@ -144,14 +148,30 @@ def steps(cells: Sequence[Cell], drawn: Sequence[Curve]) -> tuple[Step, ...]:
     return tuple(found)
 
 
-def _name(cell: Cell) -> str:
-    """The attack's name with what tells it from its like: what it reads, or of which kind it is."""
-    name, _, settings = cell.spec.attack.partition(":")
-    said = dict(item.partition("=")[::2] for item in settings.split(","))
-    more = said.get("read", "caption"), said.get("kind", "linear")
-    if name == "caprecover" and more[0] != "caption":
-        return f"{name}, {more[0]}"
-    return f"{name}, {more[1]}" if name == "probe" else name
+def _names(cells: Sequence[Cell]) -> dict[str, str]:
+    """Return a name for each attack: short, with what tells it from others of that name."""
+    attacks = list(dict.fromkeys(cell.spec.attack for cell in cells))
+    short = {attack: _name(attack) for attack in attacks}
+    found = {}
+    for attack in attacks:
+        alike = [_settings(other) for other in attacks if short[other] == short[attack]]
+        own = _settings(attack)
+        odd = [key for key in own if any(other.get(key) != own[key] for other in alike)]
+        # Of a file its name is enough.
+        found[attack] = ", ".join([short[attack], *(f"{key}={Path(own[key]).name}" for key in odd)])
+    return found
+
+
+def _name(attack: str) -> str:
+    """The attack's name with what it reads, of which kind it is, and whether the leak is run on to a later cut."""
+    name, said = attack.partition(":")[0], _settings(attack)
+    more = {"caprecover": said.get("read", "caption"), "probe": said.get("kind", "linear")}.get(name, "caption")
+    words = [name] if more == "caption" else [name, more]
+    return ", ".join([*words, f"run on to {said['through']}"] if said.get("through") else words)
+
+
+def _settings(attack: str) -> dict[str, str]:
+    return dict(item.partition("=")[::2] for item in attack.partition(":")[2].split(",") if item)
 
 
 def _metric(cells: Sequence[Cell]) -> tuple[Recovers, str] | None:

@@ -70,7 +70,7 @@ class Scheme:
         else:
             attack = self.attack
             qformer = attack.qformer.sized()
-            config = ModelConfig(qformer, most_tokens=max(attack.most, 2), classes=classes)
+            config = ModelConfig(qformer, most_tokens=max(attack.most, 2), classes=classes, hide=attack.hide)
             config = config if language is None else configured(config, language)
         return as_the_authors(config, Course())[0] if self.authors else config
 

@@ -56,10 +56,11 @@ class CapRecover(adapter.FromAdapter):
 
     `adapter=FILE` is what `seepage train caprecover` wrote, for one victim and some of its layers; its hash is part of
     the result. Without one a small network of `layers` blocks, `width` wide, is trained on the leaks of the attacker's
-    own pictures, held in memory: `align` steps, then `steps` at rate `lr`. `language` is `smollm2`, a folder, a GGUF
-    file or a hub id; an adapter knows its own, and another file of the same hash may be named. `decoding` is greedy,
-    beam (of `beams`) or sample (at `temperature`, from the likeliest tokens that make up `share`); captions have
-    `least` to `most` tokens, and `batch` are written at once, on which the last digits of likelihoods may depend.
+    own pictures, held in memory: `align` steps, then `steps` at rate `lr`, each without a share `hide` of the leak's
+    channels and tokens. `language` is `smollm2`, a folder, a GGUF file or a hub id; an adapter knows its own, and
+    another file of the same hash may be named. `decoding` is greedy, beam (of `beams`) or sample (at `temperature`,
+    from the likeliest tokens that make up `share`); captions have `least` to `most` tokens, and `batch` are written at
+    once, on which the last digits of likelihoods may depend.
 
     Black-box: it sees leaks of pictures of its own, no prefix and no gradient, and asks the victim nothing while
     recovering, so a row is always `stopped`. With `through=LAYER` the leak is first run on through the victim's own
@@ -86,6 +87,7 @@ class CapRecover(adapter.FromAdapter):
     heads: int = within(6, least=1)
     queries: int = within(16, least=1)
     start: str = "fresh"
+    hide: float = within(0.0, most=0.9)
 
     learns: ClassVar[bool] = True
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
@@ -239,7 +241,7 @@ class CapRecover(adapter.FromAdapter):
     def _config(self, lessons: Lessons) -> ModelConfig:
         """The network to train: with a read-out where that is what is wanted."""
         classes = len(lessons.classes or ()) if self.read == "label" else 0
-        return ModelConfig(self.qformer.sized(), most_tokens=max(self.most, 2), classes=classes)
+        return ModelConfig(self.qformer.sized(), most_tokens=max(self.most, 2), classes=classes, hide=self.hide)
 
     @property
     def _lacks_extra(self) -> bool:

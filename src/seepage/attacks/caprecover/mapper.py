@@ -79,19 +79,20 @@ class Mapper(nn.Module):
     where there is room for them, else their mean is added to every token. A vector becomes as many tokens as its length
     is widths. Rows and columns have learned positions; a row of tokens has one kind alone. What leaves is layer-normed.
 
-    `pooled` gives the one token that the authors' code does: the mean over all places.
+    `pooled` gives the one token that the authors' code does: the mean over all places. In training a share `hide` of
+    the channels that come in and of the tokens that leave is zero, drawn anew every time, the others scaled up for it.
     """
 
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, shape: Shape, width: int, most: int = 64, *, pooled: bool = False) -> None:
+    def __init__(self, shape: Shape, width: int, most: int = 64, *, pooled: bool = False, hide: float = 0.0) -> None:
         super().__init__()
         self.shape = tuple(shape)
         self.grid = grid = Grid.of(shape)
         self.register_buffer("mean", torch.zeros(grid.channels))
         self.register_buffer("spread", torch.ones(grid.channels))
-        self.pooled = pooled
+        self.pooled, self.hide = pooled, hide
         steps = [] if pooled else _halvings(grid.rows, grid.columns, most)
         self.body, channels = _body(grid.channels, width, steps)
         rows, columns = steps[-1] if steps else (1, 1) if pooled else (grid.rows, grid.columns)
@@ -117,6 +118,8 @@ class Mapper(nn.Module):
         grid = (grid - self.mean[:, None, None]) / self.spread[:, None, None]
         if self.pooled:
             grid = grid.mean((2, 3), keepdim=True)
+        if self.hide:
+            grid = nn.functional.dropout2d(grid, self.hide, self.training)
         places = self.out(self.body(grid)).permute(0, 2, 3, 1) + self.across  # b h w width
         if len(self.down):
             places = places + self.down
@@ -125,7 +128,7 @@ class Mapper(nn.Module):
             told = self.extras((extra - self.mean) / self.spread)
             tokens = torch.cat([told, tokens], 1) if self.prepend else tokens + told.mean(1, keepdim=True)
         normed: Tensor = self.norm(tokens)
-        return normed
+        return nn.functional.dropout1d(normed, self.hide, self.training) if self.hide else normed
 
     @torch.no_grad()
     def standardise(self, moments: Standard) -> None:

@@ -30,7 +30,8 @@ class ModelConfig:
     its end counted in; `separated` puts the language model's token for the beginning between queries and caption.
     `pooled` gives the Q-Former the one mean token and `filling` counts what fills captions up in the loss, as the
     authors' code does. `rewords` sends the vectors of sentences through a linear map as well, before queries are
-    compared with them: those of the sentence encoder tell apart what captions mean, not what pictures show.
+    compared with them: those of the sentence encoder tell apart what captions mean, not what pictures show. `hide` is
+    the share of a leak's channels, and of its tokens, that a step of training goes without.
     """
 
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
@@ -44,6 +45,7 @@ class ModelConfig:
     pooled: bool = False
     filling: bool = False
     rewords: bool = True
+    hide: float = 0.0
 
     @staticmethod
     def of(said: Mapping[str, Any]) -> ModelConfig:
@@ -77,7 +79,10 @@ class CapRecoverModel(nn.Module):
             width, reads = self.qformer.config.width, self.qformer.config.reads or self.qformer.config.width
             shapes = self.layers.values()
             self.mappers = nn.ModuleDict(
-                {str(i): Mapper(shape, reads, config.tokens, pooled=config.pooled) for i, shape in enumerate(shapes)}
+                {
+                    str(i): Mapper(shape, reads, config.tokens, pooled=config.pooled, hide=config.hide)
+                    for i, shape in enumerate(shapes)
+                }
             )
             self.meaning = nn.Linear(width, TEXT_WIDTH)
             self.temperature = nn.Parameter(torch.tensor(_TEMPERATURE).log())
