@@ -26,7 +26,7 @@ def chart(rows: Sequence[dict[str, Any]], layers: Sequence[str]) -> str:
     kept = [one for one in rows if one["label"] in COLOURS and one["layer"] in layers and "cider" in one["summary"]]
     nulls = [each["cider"]["mean"] for one in kept for each in one["controls"].values() if "cider" in each]
     human = next((one["ceilings"]["human"]["cider"]["mean"] for one in kept if one.get("ceilings")), None)
-    highest = max([*(one["summary"]["cider"]["ci_high"] for one in kept), human or 0.0, 0.1])
+    highest = float(max([*(one["summary"]["cider"]["ci_high"] for one in kept), human or 0.0, 0.1]))
 
     def x(layer: str, shift: float = 0.0) -> float:
         return LEFT + WIDTH * (layers.index(layer) + 0.5) / len(layers) + shift

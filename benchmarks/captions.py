@@ -126,15 +126,20 @@ def rows(root: Path) -> list[Row]:
     found += [Row(f"caprecover, seed {one.seed}", one, CUTS[-1]) for one in late[1:]]
     authors = Training("mobilenet_v2-authors", MOBILENET, CUTS[-1:], steps=steps, authors=True)
     found.append(Row("authors' scheme", authors, CUTS[-1]))
-    three = Training("mobilenet_v2-three", MOBILENET, CUTS, steps=2400)
-    found += [Row("caprecover, one for three cuts", three, layer) for layer in reversed(CUTS)]
-    three_authors = Training("mobilenet_v2-three-authors", MOBILENET, CUTS, steps=2400, authors=True)
-    found += [Row("authors' scheme, one for three cuts", three_authors, layer) for layer in reversed(CUTS)]
+    shared = Training("mobilenet_v2-three", MOBILENET, CUTS, steps=2400, storage="int8")
+    found += [Row("caprecover, one for three cuts", shared, layer) for layer in reversed(CUTS)]
+    shared_authors = Training("mobilenet_v2-three-authors", MOBILENET, CUTS, steps=2400, authors=True)
+    found += [Row("authors' scheme, one for three cuts", shared_authors, layer) for layer in reversed(CUTS)]
     vit = f"hf/dinov2:hidden_size=384,num_attention_heads=6@{root / 'weights' / 'dinov2_small_fp16.safetensors'}"
     middle = Training("dinov2_small", vit, ("encoder.layer.5", "encoder.layer.7"), steps=1500)
     found += [Row("caprecover", middle, layer) for layer in middle.layers]
     lite = Training("efficientnet_lite0", "zoo/efficientnet_lite0", ("blocks.6",), steps=1500)
     return [*found, Row("caprecover", lite, "blocks.6")]
+
+
+def three(everything: Sequence[Row]) -> Training:
+    """Return the training of one adapter for all cuts."""
+    return next(row.training for row in everything if len(row.training.layers) == len(CUTS))
 
 
 def run(row: Row, root: Path, store: Path) -> Cell:

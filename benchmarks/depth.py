@@ -71,7 +71,7 @@ def studies(root: Path) -> list[Study]:
     cifar = {name: f"cifar10/{name}@{root / 'cifar10_jpeg.zip'}" for name in ("train", "test")}
     late = captions.CUTS[-1]
     words = [f"caprecover:adapter=zoo/mobilenet_v2,through={late}"]
-    three = next(row.training for row in captions.rows(root) if len(row.training.layers) > 1)
+    three = captions.three(captions.rows(root))
     words += [f"caprecover:adapter={three.file}"] if three.file.exists() else []
     return [
         Study(

@@ -84,7 +84,7 @@ def rows(root: Path) -> list[Row]:
 def run(row: Row, places: dict[str, str], steps: int) -> Cell:
     """Train what the row needs and run its cell, or read both where they are on disk."""
     if row.attack != REBUILT and not row.file.exists():
-        request = TrainRequest(
+        training = TrainRequest(
             ",".join(filter(None, (row.attack, row.options))),
             row.victim,
             (row.layer,),
@@ -94,7 +94,7 @@ def run(row: Row, places: dict[str, str], steps: int) -> Cell:
             limit=LEARNED,
             precision="bf16" if row.attack == WORDS else "fp32",
         )
-        train(request)
+        train(training)
     separator = "," if ":" in row.attack else ":"
     request = Request(
         row.victim,

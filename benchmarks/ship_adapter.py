@@ -1,9 +1,9 @@
-"""Ship the adapter that captions.py trained and measured: the file goes into the package, a card of it beside.
+"""Ship the adapters that captions.py trained and measured: the files go into the package, a card of each beside.
 
     SEEPAGE_DATA=... python benchmarks/ship_adapter.py
 
-Copies the first training of `captions.py`, unchanged, to `src/seepage/attacks/caprecover/adapters`, and writes the
-card from the file's own header and `results/captions.json`.
+Copies two trainings of `captions.py`, unchanged, to `src/seepage/attacks/caprecover/adapters`: the one for the late cut
+and the one for three. Writes each card from the file's own header and `results/captions.json`.
 """
 
 from __future__ import annotations
@@ -75,14 +75,15 @@ def card(path: Path, record: Path) -> str:
 
 
 def main() -> None:
-    """Copy the file and write its card."""
-    root = Path(os.environ["SEEPAGE_DATA"])
-    source = captions.rows(root)[0].training.file
+    """Copy the files that are there and write their cards."""
+    rows = captions.rows(Path(os.environ["SEEPAGE_DATA"]))
     FOLDER.mkdir(exist_ok=True)
-    target = FOLDER / source.name
-    shutil.copyfile(source, target)
-    target.with_suffix(".md").write_text(card(target, source.with_suffix(".training.json")))
-    print(target)
+    for name, training in {"mobilenet_v2": rows[0].training, "mobilenet_v2_by_depth": captions.three(rows)}.items():
+        if training.file.exists():
+            target = FOLDER / f"{name}.safetensors"
+            shutil.copyfile(training.file, target)
+            target.with_suffix(".md").write_text(card(target, training.file.with_suffix(".training.json")))
+            print(target)
 
 
 if __name__ == "__main__":

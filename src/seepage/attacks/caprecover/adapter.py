@@ -173,12 +173,16 @@ def shipped() -> Mapping[str, Header]:
 
 
 def ready_for(victim: str) -> tuple[str, ...]:
-    """Return the attacks that ship trained for a victim, with or without the name of its weights.
+    """Return the attack that ships trained for a victim, with or without the name of its weights; none, or one.
 
-    They read at the last of their cuts, so that they have something to say at every one before.
+    It reads at the last of its adapter's cuts, so that it has something to say at every one before; of several adapters
+    it takes the one for fewest cuts, which has learned most of that one.
     """
     own = {name: one for name, one in shipped().items() if f"{one.victim}@".startswith(f"{victim}@")}
-    return tuple(f"caprecover:adapter={name},through={list(one.layers)[-1]}" for name, one in own.items())
+    if not own:
+        return ()
+    name = min(own, key=lambda name: len(own[name].layers))
+    return (f"caprecover:adapter={name},through={list(own[name].layers)[-1]}",)
 
 
 def located(path: Path) -> Path:
