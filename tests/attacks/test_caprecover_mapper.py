@@ -150,3 +150,18 @@ def test_training_hides_channels_and_tokens_and_reading_none() -> None:
     kept = ~channels.all(2)
     assert torch.allclose(seen[0][kept], features[kept] / 0.75)
     assert not torch.equal(mapper(features), tokens)
+
+
+def test_a_class_token_hides_the_same_channels_and_one_token_stays() -> None:
+    torch.manual_seed(0)
+    tokens = Mapper((17, 24), 16, hide=0.5).train()
+    seen: list[Tensor] = []
+    tokens.body.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    assert tokens.extras is not None
+    tokens.extras.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    tokens(torch.randn(6, 17, 24))
+    grid, extra = seen
+    assert torch.equal((grid == 0).all((2, 3)), (extra == 0).all(1))
+    assert 0.2 < (extra == 0).float().mean().item() < 0.8
+    single = Mapper((3, 4, 4), 16, pooled=True, hide=0.9).train()
+    assert (single(torch.randn(20, 3, 4, 4)) != 0).any(2).all()

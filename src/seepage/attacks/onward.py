@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..types import Examples, Generators, Knowledge, Leak, NotRunError, Pair, Recoverer, Recovery, SeepageError
@@ -29,6 +29,15 @@ class Way:
         there = torch.cat([self.run(part) for part in torch.split(features, _AT_ONCE)])
         silent = (features.flatten(1) == 0).all(1).view(-1, *[1] * (there.ndim - 1))
         return Leak(torch.where(silent.to(there.device), 0.0, there), replace(leak.header, layer=self.layer))
+
+
+def neighbours(features: Float[Tensor, "b ..."]) -> tuple[Int[Tensor, "d"], Int[Tensor, "b"]]:
+    """Return which rows differ from the one before, the first of all among them, and which of those each row equals."""
+    rows = features.flatten(1)
+    fresh = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+    for place in range(1, len(rows)):
+        fresh[place] = not torch.equal(rows[place], rows[place - 1])
+    return fresh.nonzero().flatten(), fresh.cumsum(0) - 1
 
 
 def way(knowledge: Knowledge, layer: str) -> Way:
@@ -91,8 +100,10 @@ class Onward(Recoverer):
         return self.inner.score(self.way(leak), candidates)
 
     def log_likelihood(self, leak: Leak, captions: Sequence[str]) -> Float[Tensor, "b"] | None:
-        """Return nats a token of each row's caption under what the row becomes."""
-        return self.inner.log_likelihood(self.way(leak), captions)
+        """Return nats a token of each row's caption under what the row becomes; of equal neighbours one is run on."""
+        first, own = neighbours(leak.features)
+        there = self.way(leak.with_features(leak.features[first]))
+        return self.inner.log_likelihood(there.with_features(there.features[own.to(there.features.device)]), captions)
 
     def save(self, path: Path) -> None:
         """Write the recoverer of the later cut."""

@@ -122,7 +122,7 @@ def recover_file(
     recoverer = attack.fit(Knowledge(split.image_shape, split.prefix, law=told), fit_generator)
     fit_seconds = time.perf_counter() - began
     rows: list[RecoveredRow] = []
-    size = batch_size(split.image_shape, split.device, budget=1)
+    size = batch_size(split.image_shape, split.device, attack.budget)
     total = len(leak) * max(1, attack.budget)
     for start in range(0, len(leak), size):
         part = wire.decode(leak.rows(start, start + size))

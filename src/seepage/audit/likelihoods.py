@@ -15,7 +15,8 @@ from .workbench import Workbench
 
 SHUFFLED, ZERO_FEATURES = "shuffled", "zero_features"
 _AT_ONCE = 64
-"""So many captions are asked for in one call."""
+"""So many captions are asked for in one call, each with its leak."""
+_BYTES = 1 << 28
 _OWN = ""
 
 Values = dict[str, float]
@@ -74,7 +75,8 @@ class Likelihoods:
         under = self._ask(leak, [*references, *gaps])
         under_another = self._ask(leak.with_features(elsewhere), [*shuffled, *gaps])
         # Zeros are the same in every row.
-        silent = self._ask(leak.with_features(torch.zeros_like(leak.features)), [(0, text) for _, text in references])
+        nothing = leak.with_features(torch.zeros_like(leak.features[:1]))
+        silent = self._ask(nothing, [(0, text) for _, text in references])
         for key, surprise in self._surprises.items():
             for row, value in _means(surprise, references, [under[pair] for pair in references]).items():
                 told.metrics[row][key] = value
@@ -101,8 +103,10 @@ class Likelihoods:
         """Nats a token of each text under its row of the leak."""
         found: dict[Asked, float] = {}
         ordered = sorted(dict.fromkeys(pairs), key=lambda pair: pair[0])
-        for start in range(0, len(ordered), _AT_ONCE):
-            part = ordered[start : start + _AT_ONCE]
+        each = leak.features[:1].numel() * leak.features.element_size()
+        size = max(1, min(_AT_ONCE, _BYTES // each))
+        for start in range(0, len(ordered), size):
+            part = ordered[start : start + size]
             rows = leak.with_features(leak.features[[row for row, _ in part]])
             values = self._recoverer.log_likelihood(rows, [text for _, text in part])
             assert values is not None  # the attack answered once

@@ -6,14 +6,17 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from torch import Tensor
 
 from .. import data
 from ..attacks.equipped import Learned
 from ..data.disjoint import OverlapError
-from ..data.feature_cache import CachedFeatures, cache_features, home
+from ..data.feature_cache import CachedFeatures, Extract, NoFeaturesError, cache_features, home, marks_of
+from ..data.features import leak_shape
 from ..data.source import PictureSource
+from ..files import OutputError, require_writable
 from ..pictures import recalled
 from ..types import Attack, Examples, Leak, LeakHeader, Pair, PictureFile, SeepageError, SplitModel
 from ..victims.several import several
@@ -21,6 +24,8 @@ from ..victims.victim import Victim
 
 _SELECT_SHARE = 5
 _BATCH = 32
+_MOST_BYTES = 4 << 30
+"""So much room the features of one cut may take."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class _Afresh:
 
 @dataclass(frozen=True)
 class _Kept:
-    """A re-iterable of (leak, pictures) whose features the victim gave once: they are read from disk."""
+    """A re-iterable of (leak, pictures) whose features the victim gives once: what has been asked for is on disk."""
 
     source: PictureSource
     split: SplitModel
@@ -52,19 +57,44 @@ class _Kept:
         return math.ceil(len(self.source) / _BATCH)
 
     def __iter__(self) -> Iterator[Pair]:
-        for start in range(0, len(self._features), _BATCH):
-            rows = self._features.indices[start : start + _BATCH]
-            batch = data.load_batch(self.source, rows, self.split.load)
+        for number in range(len(self)):
+            features = self._features(number)
+            if features is None:
+                continue
+            some = self.source.subset(self._rows(number))
+            batch = data.load_batch(some, features.indices, self.split.load)
             if batch.pictures is not None:
-                leak = self._features.leak(batch.indices)
+                leak = features.leak(batch.indices)
                 yield self.received(leak.with_features(leak.features.to(self.split.device))), batch.pictures
 
+    def _features(self, number: int) -> CachedFeatures | None:
+        """Return the features of the pictures of one pair, computed at the first asking; None where none has any."""
+        if number not in self._known:
+            split, some = self.split, self.source.subset(self._rows(number))
+            header = LeakHeader(split.name, split.weights_sha256, split.layer, split.preprocessing)
+            try:
+                (found,) = cache_features(
+                    some, split.load, self._extract, [header], home(), stored="fp32", rows=_BATCH, marks=self._marks
+                )
+            except NoFeaturesError:
+                return None
+            self._known[number] = found
+        return self._known[number]
+
+    def _rows(self, number: int) -> range:
+        return range(number * _BATCH, min((number + 1) * _BATCH, len(self.source)))
+
     @cached_property
-    def _features(self) -> CachedFeatures:
-        split = self.split
-        header = LeakHeader(split.name, split.weights_sha256, split.layer, split.preprocessing)
-        (kept,) = cache_features(self.source, split.load, several((split,)), [header], home(), stored="fp32")
-        return kept
+    def _known(self) -> dict[int, CachedFeatures]:
+        return {}
+
+    @cached_property
+    def _extract(self) -> Extract:
+        return several((self.split,))
+
+    @cached_property
+    def _marks(self) -> dict[str, str]:
+        return marks_of(self.split.load, self._extract, [self.split.layer])
 
 
 def require_unseen(attack: Attack, text: str, source: PictureSource) -> None:
@@ -112,10 +142,22 @@ def afresh(source: PictureSource, receive: Callable[[Tensor], Leak], load: Calla
 def kept(source: PictureSource, split: SplitModel, received: Callable[[Leak], Leak]) -> Examples:
     """Return the attacker's pictures with their leaks at a cut, `received` as whoever holds a leak reads it.
 
-    The victim runs once a picture, on the first pass: its features are kept on disk for every attack and audit after.
+    The victim runs once a picture, when it is first asked for: its features are kept on disk for every attack and audit
+    after. Where they would take too much room, or none can be written, they are made anew on every pass.
     """
+    wanted = 4 * len(source) * math.prod(leak_shape(split))
+    if wanted > _MOST_BYTES or not _writable(home()):
+        return afresh(source, lambda images: received(split.leak(images)), split.load)
     train, select = _parts(source)
     return Examples(_Kept(train, split, received), _Kept(select, split, received))
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        require_writable(folder)
+    except OutputError:
+        return False
+    return True
 
 
 def _parts(source: PictureSource) -> tuple[PictureSource, PictureSource]:

@@ -306,7 +306,9 @@ class Workbench:
         if self.public is not None and query is not None:
             public = afresh(self.public, query, split.load)
         elif self.public is not None:
-            public = self._kept.setdefault(split.layer, kept(self.public, split, self._received))
+            if split.layer not in self._kept:
+                self._kept[split.layer] = kept(self.public, split, self._received)
+            public = self._kept[split.layer]
         query = query or (lambda images: self.received(split, images))
         further = partial(onward, self.victim, split.layer)
         return Knowledge(split.image_shape, split.prefix, query, None, public, self.victim.classes, further)

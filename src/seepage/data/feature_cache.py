@@ -7,14 +7,14 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,6 +22,7 @@ from torch import Tensor
 from .. import assets
 from ..files import printable, replacing, require_writable
 from ..types import Leak, LeakHeader, PictureFile, Progress, SeepageError, Shape
+from .claims import claimed
 from .source import PictureSource, load_batch
 
 Stored = Literal["fp32", "fp16", "int8"]
@@ -36,10 +37,15 @@ _OPEN = 64
 _LEVELS = 127
 _STALE_SECONDS = 600
 _FP16 = torch.finfo(torch.float16).max
+_NOT_FINITE = "its features are not finite"
 
 
 class FeatureCacheError(SeepageError):
     """Features that cannot be kept as asked, or that are not there."""
+
+
+class NoFeaturesError(FeatureCacheError):
+    """None of the pictures gave features."""
 
 
 @dataclass(frozen=True)
@@ -95,23 +101,28 @@ def cache_features(
     stored: Stored = "fp16",
     flips: bool = False,
     rows: int = ROWS,
+    marks: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> tuple[CachedFeatures, ...]:
     """Return the features of `source` at each of `headers`' layers, computing those that `home` does not hold.
 
     All layers of a picture come from one pass. What is kept is keyed by victim, weights, layer, preprocessing, wire,
-    defenses, the pictures' manifest, `stored`, `flips` and `rows`; a kill costs the shard that was being computed, and
-    several processes that ask for the same share the work. fp32
-    keeps each number, fp16 rounds it, int8 has one scale a channel and shard: the first axis of a map or vector, the
-    last of tokens.
-    With `flips` the picture's mirror image is a second view. Features that are not finite are a picture's failure.
+    defenses, the pictures' manifest, `stored`, `flips`, `rows` and the layer's mark in `marks` (`marks_of` the victim
+    unless given). A kill costs the shard that was being computed, and several processes that ask for the same share the
+    work. fp32 keeps each number, fp16 rounds it, int8 has one scale a channel and shard: the first axis of a map or
+    vector, the last of tokens. With `flips` the picture's mirror image is a second view. Features that are not finite
+    are a picture's failure. One that could not be read is tried again the next time.
 
     Raises:
-        FeatureCacheError: a feature is beyond fp16, or no picture gave features.
+        NoFeaturesError: no picture gave features.
+        FeatureCacheError: a feature is beyond fp16.
         OutputError: `home` cannot be written.
     """
     manifest = source.manifest_sha256()
-    folders = {header.layer: home / _key(header, manifest, stored, flips, rows)[:24] for header in headers}
+    marks = marks or marks_of(load, extract, [header.layer for header in headers])
+    folders = {
+        header.layer: home / _key(header, manifest, stored, flips, rows, marks[header.layer])[:24] for header in headers
+    }
     for folder in folders.values():
         require_writable(folder)
         for part in folder.glob(".*.part"):
@@ -123,6 +134,7 @@ def cache_features(
     def missing(shard: int) -> list[str]:
         for layer, folder in folders.items():
             said, note = _check(folder, shard)
+            said = None if said is not None and _mended(source, load, said) else said
             notes[layer] |= {note: None} if note else {}
             found[layer] |= {} if said is None else {shard: said}
         return [layer for layer in folders if shard not in found[layer]]
@@ -134,7 +146,7 @@ def cache_features(
             pictures = range(shard * rows, min((shard + 1) * rows, len(source)))
             lacking = missing(shard)
             if lacking:
-                with _claimed([folders[layer] for layer in lacking], shard, wait=wait) as ours:
+                with claimed([folders[layer] / f"shard-{shard:06d}.lock" for layer in lacking], wait=wait) as ours:
                     if not ours:
                         busy.append(shard)
                         continue
@@ -156,8 +168,29 @@ def home() -> Path:
     return assets.home() / "features"
 
 
-def _key(header: LeakHeader, manifest: str, stored: str, flips: bool, rows: int) -> str:
-    content = [VERSION, dataclasses.asdict(header), manifest, stored, flips, rows]
+def marks_of(load: Callable[[PictureFile], Tensor], extract: Extract, layers: Sequence[str]) -> dict[str, str]:
+    """Return what the victim makes of one drawn picture at each layer, to three digits.
+
+    Weights do not tell all of a victim: an activation, a stride or the way pictures are resized is code.
+    """
+    given = extract(load(_drawn())[None], layers)
+    marks = {}
+    for layer in layers:
+        sizes = given[layer].detach().double().cpu().flatten().abs()
+        marks[layer] = " ".join(f"{float(part.mean()):.2e}" for part in (sizes.square(), *sizes.tensor_split(4)))
+    return marks
+
+
+def _drawn() -> Image.Image:
+    """Return a picture of noise in four shades: how it is resized shows."""
+    noise = torch.randint(0, 128, (261, 299, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    noise[:130] += 64
+    noise[:, 150:] += 63
+    return Image.fromarray(noise.numpy())
+
+
+def _key(header: LeakHeader, manifest: str, stored: str, flips: bool, rows: int, mark: str) -> str:
+    content = [VERSION, dataclasses.asdict(header), manifest, stored, flips, rows, mark]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -176,36 +209,10 @@ def _opened(
         failed |= {int(index): reason for index, reason in said["failed"].items()}
     if not places:
         first = next(iter(failed.values()), "there is none")
-        raise FeatureCacheError(f"no picture of {name} gave features at {header.layer}; the first: {first}")
+        raise NoFeaturesError(f"no picture of {name} gave features at {header.layer}; the first: {first}")
     shape = next(tuple(said["shape"]) for said in shards.values() if said["pictures"])
     _file.cache_clear()  # a shard may have been computed anew since it was opened
     return CachedFeatures(folder, header, shape, flips, tuple(places), failed, notes, places)
-
-
-@contextmanager
-def _claimed(folders: Sequence[Path], shard: int, *, wait: bool) -> Iterator[bool]:
-    """Hold a shard against other processes, and say whether that could be had without `wait`ing.
-
-    Where the system has no locks, or the file system none, two may compute the same: whole files replace whole files.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield True
-        return
-    with ExitStack() as stack:
-        for folder in sorted(folders):
-            path = folder / f"shard-{shard:06d}.lock"
-            file = stack.enter_context(path.open("w"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            except OSError:
-                pass
-            stack.callback(path.unlink, missing_ok=True)
-        yield True
 
 
 Computed = tuple[dict[str, list[Tensor]], list[int], dict[int, str]]
@@ -240,7 +247,7 @@ def _compute(
                     for view, part in zip(views, features, strict=True):
                         rows[view].append(part[row])
                 else:
-                    failed[index] = "its features are not finite"
+                    failed[index] = _NOT_FINITE
     return kept
 
 
@@ -303,6 +310,12 @@ def _check(folder: Path, shard: int) -> tuple[dict[str, Any] | None, str]:
         reason = getattr(error, "strerror", None) or str(error)
         return None, f"{printable(path)} is damaged ({reason}) and was computed anew"
     return said, ""
+
+
+def _mended(source: PictureSource, load: Callable[[PictureFile], Tensor], said: Mapping[str, Any]) -> bool:
+    """Return whether one of a shard's pictures that could not be read now can."""
+    lost = [int(index) for index, reason in said["failed"].items() if reason != _NOT_FINITE]
+    return any(load_batch(source, [index], load).pictures is not None for index in lost)
 
 
 def _paths(folder: Path, shard: int) -> tuple[Path, Path]:

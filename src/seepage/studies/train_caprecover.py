@@ -66,7 +66,7 @@ class Scheme:
             QFormerError, PretrainedError: what it starts from cannot be had.
         """
         if self.preset is not None and language is not None:
-            config = replace(self.preset.config(language), classes=classes)
+            config = replace(self.preset.config(language), classes=classes, hide=self.attack.hide)
         else:
             attack = self.attack
             qformer = attack.qformer.sized()

@@ -16,8 +16,6 @@ from .language import LanguageModel, Tokens
 
 Decoding = Literal["greedy", "beam", "sample"]
 _DIGITS = 1 << 53
-_AT_ONCE = 32
-"""So many captions' likelihoods are computed side by side."""
 
 
 @dataclass(frozen=True)
@@ -233,18 +231,20 @@ def log_likelihood(
     texts: Sequence[str],
     most: int,
     after: Sequence[int] | None = None,
+    at_once: int = 32,
 ) -> Float[Tensor, "b"]:
     """Return nats a token of each caption, its end included; of longer ones, of the first `most` tokens.
 
-    `after` says which row of the prompt each caption follows; without, they go row by row.
+    `after` says which row of the prompt each caption follows; without, they go row by row. `at_once` are computed side
+    by side.
     """
     places = range(len(texts)) if after is None else after
     tokens = language.tokens(texts, most)
     found = torch.zeros(len(texts), device=prompt.device)
     # Captions are computed to the end of the longest beside them.
     order = sorted(range(len(texts)), key=lambda row: int(tokens.lengths[row]))
-    for start in range(0, len(order), _AT_ONCE):
-        rows = torch.tensor(order[start : start + _AT_ONCE], device=tokens.ids.device)
+    for start in range(0, len(order), at_once):
+        rows = torch.tensor(order[start : start + at_once], device=tokens.ids.device)
         longest = int(tokens.lengths[rows].max())
         part = Tokens(tokens.ids[rows, :longest], tokens.lengths[rows])
         used = sorted({places[row] for row in rows.tolist()})

@@ -80,7 +80,7 @@ class Mapper(nn.Module):
     is widths. Rows and columns have learned positions; a row of tokens has one kind alone. What leaves is layer-normed.
 
     `pooled` gives the one token that the authors' code does: the mean over all places. In training a share `hide` of
-    the channels that come in and of the tokens that leave is zero, drawn anew every time, the others scaled up for it.
+    the channels that come in, and of several tokens that leave, is zero, drawn anew every time, the others scaled up.
     """
 
     mean: Tensor
@@ -118,17 +118,19 @@ class Mapper(nn.Module):
         grid = (grid - self.mean[:, None, None]) / self.spread[:, None, None]
         if self.pooled:
             grid = grid.mean((2, 3), keepdim=True)
-        if self.hide:
-            grid = nn.functional.dropout2d(grid, self.hide, self.training)
+        extra = (extra - self.mean) / self.spread
+        if self.hide and self.training:
+            seen = nn.functional.dropout(torch.ones_like(grid[:, :, 0, 0]), self.hide)
+            grid, extra = grid * seen[:, :, None, None], extra * seen[:, None]
         places = self.out(self.body(grid)).permute(0, 2, 3, 1) + self.across  # b h w width
         if len(self.down):
             places = places + self.down
         tokens = places.flatten(1, 2)
         if self.extras is not None:
-            told = self.extras((extra - self.mean) / self.spread)
+            told = self.extras(extra)
             tokens = torch.cat([told, tokens], 1) if self.prepend else tokens + told.mean(1, keepdim=True)
         normed: Tensor = self.norm(tokens)
-        return nn.functional.dropout1d(normed, self.hide, self.training) if self.hide else normed
+        return nn.functional.dropout1d(normed, self.hide, self.training) if self.hide and self.count > 1 else normed
 
     @torch.no_grad()
     def standardise(self, moments: Standard) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ... import minilm
 from ...types import Captions, Generators, Knowledge, Labels, Leak, Recoverer, Recovery, SeepageError, Status
 from ..inversion import leak_shape, refusals
+from ..onward import neighbours
 from . import adapter, words
 from .adapter import AdapterError, Header
 from .generation import Decode, captions, log_likelihood, write
@@ -117,26 +118,22 @@ class CapRecoverer(Recoverer):
         """
         if len(captions) != len(leak):
             raise SeepageError(f"one caption a row is expected, got {len(captions)} for {len(leak)} rows")
+        first, own = (rows.cpu() for rows in neighbours(leak.features))
+        leak = leak.with_features(leak.features[first.to(leak.features.device)])
         self._legible(leak)
         layer, features = leak.header.layer, leak.features.float()
         flat = features.flatten(1)
         silent = (flat == 0).all(1).view(-1, *[1] * (features.ndim - 1))
         features = torch.where(silent, self.model.nothing(layer, len(leak)).to(features), features)
-        found = torch.full((len(leak),), torch.nan)
-        good = torch.isfinite(flat).all(1).nonzero().flatten()
-        if not len(good):
-            return found
-        distinct, own = torch.unique(features[good].flatten(1), dim=0, return_inverse=True)
-        distinct = distinct.view(-1, *features.shape[1:])
-        for rows in _chunks(range(len(distinct)), self.batch):
-            language = self._speaker(leak.features.device)
-            prompt = self.model.prompt(self._queries(layer, distinct[rows]), language)
-            asked = ((own >= rows[0]) & (own <= rows[-1])).nonzero().flatten().cpu()
-            texts = [captions[int(good[one])] for one in asked]
-            places = [int(own[one]) - rows[0] for one in asked]
-            found[good.cpu()[asked]] = log_likelihood(
-                language, prompt, texts, self.header.config.most_tokens, places
-            ).cpu()
+        found = torch.full((len(captions),), torch.nan)
+        good = torch.isfinite(flat).all(1).nonzero().flatten().tolist()
+        for rows in _chunks(good, self.batch):
+            language = self._speaker(features.device)
+            prompt = self.model.prompt(self._queries(layer, features[rows]), language)
+            asked = [place for place, row in enumerate(own.tolist()) if row in rows]
+            texts, places = [captions[place] for place in asked], [rows.index(int(own[place])) for place in asked]
+            most = self.header.config.most_tokens
+            found[asked] = log_likelihood(language, prompt, texts, most, places, self.batch).cpu()
         return found
 
     def save(self, path: Path) -> None:
@@ -208,7 +205,8 @@ class CapRecoverer(Recoverer):
             scores = torch.where(said > 0, scores, (fit.cpu() - 3) / 4)  # below 0, in (-1, -1/2)
             equal = equal[fit.cpu()[equal].topk(min(len(equal), _FEW_CLASSES)).indices]
         sentences = [words.prompt(self.classes[index]) for index in equal.tolist()]
-        likely = log_likelihood(language, prompt[None], sentences, self.header.config.most_tokens, [0] * len(sentences))
+        most, places = self.header.config.most_tokens, [0] * len(sentences)
+        likely = log_likelihood(language, prompt[None], sentences, most, places, self.batch)
         scores[equal] = said[equal] + likely.cpu().exp()
         return scores
 
