@@ -11,26 +11,36 @@ from seepage.attacks.caprecover import adapter, language
 from seepage.audit.request import Request
 from seepage.audit.run import run_audit
 from seepage.schema import Cell
+from seepage.victims import load
+from seepage.victims.layers import default_layers
 
 NAME = "zoo/mobilenet_v2"
 LAYERS = ("features.17",)
+BY_DEPTH, DEPTHS = "zoo/mobilenet_v2_by_depth", ("features.3", "features.13", "features.17")
 
 
-def test_it_is_told_of_by_its_card() -> None:
-    path = adapter.located(Path(NAME))
+@pytest.mark.parametrize(("name", "layers"), [(NAME, LAYERS), (BY_DEPTH, DEPTHS)])
+def test_it_is_told_of_by_its_card(name: str, layers: tuple[str, ...]) -> None:
+    path = adapter.located(Path(name))
     header = adapter.read_header(path)
-    assert adapter.shipped() == {NAME: header}
+    assert adapter.shipped()[name] == header
     assert header.victim.startswith("zoo/mobilenet_v2")
-    assert tuple(header.layers) == LAYERS
+    assert tuple(header.layers) == layers
     assert header.aligned
     # Of 6,000 files two are the same.
     assert len(header.train.hashes) == 5999
-    assert path.stat().st_size < 32e6
     card = path.with_suffix(".md").read_text(encoding="utf-8")
     assert adapter.sha256(path) in card
     assert header.weights_sha256[:12] in card
+    assert all(f"| {layer} | caprecover" in card for layer in layers)
     _, whole = adapter.read(path)
     assert whole == header
+
+
+def test_together_they_are_small_and_read_early_middle_and_late() -> None:
+    assert set(adapter.shipped()) == {NAME, BY_DEPTH}
+    assert sum(adapter.located(Path(name)).stat().st_size for name in adapter.shipped()) < 32e6
+    assert set(DEPTHS) <= set(default_layers(load("zoo/mobilenet_v2@random")))
 
 
 def test_it_is_named_by_its_victim() -> None:
@@ -39,6 +49,18 @@ def test_it_is_named_by_its_victim() -> None:
     assert adapter.ready_for(adapter.shipped()[NAME].victim) == (text,)
     assert adapter.ready_for("zoo/mobilenet") == ()
     assert adapter.ready_for("zoo/mobilenet_v2@elsewhere") == ()
+
+
+@pytest.mark.assets
+def test_every_depth_is_read_where_it_is_cut(tmp_path: Path) -> None:
+    """Black-box: no layer of the victim is run by who reads."""
+    attack = f"caprecover:adapter={BY_DEPTH}"
+    cells = run_audit(Request(layers=DEPTHS, attacks=(attack,), effort="quick"), tmp_path, listener=lambda event: None)
+    assert [cell.status for cell in cells] == ["done"] * 3
+    assert {cell.spec.access for cell in cells} == {"black-box"}
+    for cell in cells:
+        assert cell.controls["shuffled"]["nll"].mean > cell.summary["nll"].mean
+        assert all(one.recovered is not None and one.recovered.caption for one in cell.samples)
 
 
 @pytest.fixture(scope="module")
