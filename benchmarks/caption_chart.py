@@ -13,7 +13,7 @@ COLOURS = {
     "nearest": "#5b7f2b",
     "authors' scheme, one for three cuts": "#c05a12",
 }
-LEFT, TOP, WIDTH, HEIGHT, RIGHT = 52, 34, 430, 230, 200
+LEFT, TOP, WIDTH, HEIGHT, RIGHT = 52, 34, 430, 230, 250
 
 
 def chart(rows: Sequence[dict[str, Any]], layers: Sequence[str]) -> str:
@@ -60,8 +60,8 @@ def chart(rows: Sequence[dict[str, Any]], layers: Sequence[str]) -> str:
             low, high = (at, y(score["ci_low"])), (at, y(score["ci_high"]))
             parts.append(mark(colour, (at, y(score["corpus"])), low, high))
         at = LEFT + WIDTH + 14
-        parts.append(f'<circle cx="{at}" cy="{TOP + HEIGHT - 80 + 20 * place}" r="4" fill="{colour}"/>')
-        parts.append(f'<text x="{at + 9}" y="{TOP + HEIGHT - 76 + 20 * place}">{label}</text>')
+        parts.append(f'<circle cx="{at}" cy="{TOP + 44 + 20 * place}" r="4" fill="{colour}"/>')
+        parts.append(f'<text x="{at + 9}" y="{TOP + 48 + 20 * place}">{label}</text>')
     parts.append(f'<text x="{LEFT - 8}" y="{TOP - 14}">CIDEr</text>')
     said = "CIDEr of recovered captions by cut and attack; the table beside has the numbers"
     return document(LEFT + WIDTH + RIGHT, TOP + HEIGHT + 34, said, parts)
