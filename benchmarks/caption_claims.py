@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 
 from claim_verdicts import NOT_TESTED, Interval, Results, Verdict, below, counted
 
@@ -26,11 +25,12 @@ def _shown(found: Mapping[str, Interval]) -> str:
 
 
 def rises_with_depth(results: Results) -> Verdict:
-    """Does an attack trained at each cut say more at each deeper one?"""
-    found = scores(results, THREE)
-    values = list(found.values())
-    counts = counted([below(one, two) for one, two in pairwise(values)], "CIDEr rises")
-    return Verdict(f"{counts.ours} steps: {_shown(found)}", counts.verdict) if len(values) > 1 else NOT_TESTED
+    """Does an attack trained at each cut say more at each deeper one? By paired differences over the photographs."""
+    rows = [one for one in results.get("captions", {}).get("rows", []) if one["label"] == THREE and "deeper" in one]
+    if not rows:
+        return NOT_TESTED
+    counts = counted([one["deeper"]["low"] > 0 for one in rows], "CIDEr rises")
+    return Verdict(f"{counts.ours} steps: {_shown(scores(results, THREE))}", counts.verdict)
 
 
 def early_holds_less(results: Results) -> Verdict:

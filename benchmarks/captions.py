@@ -35,6 +35,7 @@ from seepage.attacks.caprecover import adapter
 from seepage.attacks.process import Precision
 from seepage.audit.request import Request
 from seepage.audit.run import run_audit
+from seepage.audit.statistics import paired_difference
 from seepage.data.source import Entry
 from seepage.metrics import fluency_of
 from seepage.schema import Cell, Stats
@@ -184,6 +185,17 @@ def record(row: Row, cell: Cell, human: Mapping[str, str]) -> Record:
     }
 
 
+def step(cell: Cell, deeper: Cell) -> Record:
+    """Return how much more CIDEr the next deeper cut has, by a paired bootstrap over the same photographs."""
+    found = [
+        {one.image_sha256: one.metrics["cider"] for one in each.samples if "cider" in one.metrics}
+        for each in (cell, deeper)
+    ]
+    both = sorted(found[0].keys() & found[1].keys())
+    difference, low, high = paired_difference(*([one[key] for key in both] for one in found))
+    return {"layer": deeper.spec.layer, "n": len(both), "difference": difference, "low": low, "high": high}
+
+
 def note(fresh: Record, order: Sequence[str]) -> None:
     """Put a row among the results and write both files anew."""
     path = RESULTS / "captions.json"
@@ -199,6 +211,11 @@ def note(fresh: Record, order: Sequence[str]) -> None:
     if human:
         said = ", ".join(f"{key} {human[key]['mean']:.3f}" for key in ("cider", "rouge_l", "bleu4") if key in human)
         lines += ["", f"One person against the others, the ceiling: {said}."]
+    for one in known:
+        if one.get("deeper"):
+            change = one["deeper"]
+            interval = f"{change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]"
+            lines += ["", f"From {one['layer']} to {change['layer']}, {one['label']}: CIDEr {interval}, paired."]
     lines += ["", f"| {' | '.join(READS)} |", "|" + "---|" * len(READS)]
     told = [one for one in known if one.get("fluency")]
     lines += [f"| {' | '.join(reads(one, 0))} |" for one in told]
@@ -293,9 +310,15 @@ def main(wanted: Sequence[str], listing: bool, page: Path | None) -> None:
     human = {entry.file_sha256: entry.captions[0] for entry in entries}
     store, order = assets.home() / "benchmarks" / "captions", [row.name for row in everything]
     shown: dict[str, Cell] = {}
+    deeper: dict[str, Cell] = {}
     for row in chosen:
         cell = run(row, root, store)
-        note(record(row, cell, human), order)
+        fresh = record(row, cell, human)
+        if len(row.training.layers) > 1:  # whose rows begin at the deepest cut
+            before = deeper.get(row.label)
+            fresh |= {} if before is None else {"deeper": step(cell, before)}
+            deeper[row.label] = cell
+        note(fresh, order)
         if row.name == order[0] and cell.status == "done":
             examples(cell, root)
         if row.training.victim == MOBILENET and row.label in SHEET_ROWS:

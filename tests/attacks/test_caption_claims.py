@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -25,14 +25,19 @@ def said(label: str, layer: str, score: float) -> dict:
 
 
 def test_depth_says_more_where_every_step_rises(claims: ModuleType) -> None:
-    def verdict(*scores: float) -> str:
+    """On the same photographs: intervals of two means may overlap where every photograph's caption is better."""
+
+    def verdict(*lows: float) -> str:
         layers = ("features.3", "features.13", "features.17")
-        rows = [said(claims.THREE, layer, score) for layer, score in zip(layers, scores, strict=True)]
+        rows = [said(claims.THREE, layer, 0.2) for layer in layers]
+        for row, low in zip(rows, lows, strict=False):
+            row["deeper"] = {"difference": low + 0.01, "low": low, "high": low + 0.02}
         return claims.rises_with_depth({"captions": {"rows": rows[::-1]}}).verdict
 
-    assert verdict(0.1, 0.2, 0.3) == "reproduced"
-    assert verdict(0.1, 0.2, 0.22) == "partly"
-    assert verdict(0.3, 0.2, 0.1) == "contradicted"
+    assert verdict(0.02, 0.01) == "reproduced"
+    assert verdict(0.02, -0.005) == "partly"
+    assert verdict(-0.1, -0.2) == "contradicted"
+    assert verdict() == "not tested"
 
 
 def test_an_early_leak_holds_less_where_running_it_on_says_less(claims: ModuleType) -> None:
@@ -42,6 +47,22 @@ def test_an_early_leak_holds_less_where_running_it_on_says_less(claims: ModuleTy
 
     assert verdict(0.1) == "reproduced"
     assert verdict(0.37) == "contradicted"
+
+
+def test_a_step_is_told_by_the_same_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    captions = importlib.import_module("captions")
+
+    def cell(layer: str, values: dict[str, float]) -> SimpleNamespace:
+        samples = [SimpleNamespace(image_sha256=key, metrics={"cider": value}) for key, value in values.items()]
+        samples.append(SimpleNamespace(image_sha256="failed", metrics={}))
+        return SimpleNamespace(spec=SimpleNamespace(layer=layer), samples=samples)
+
+    early = cell("early", {f"{row}": float(row) for row in range(50)})
+    late = cell("late", {f"{row}": row + 0.1 for row in reversed(range(60))})
+    found = captions.step(early, late)
+    assert (found["layer"], found["n"]) == ("late", 50)
+    assert [found[key] for key in ("difference", "low", "high")] == pytest.approx([0.1] * 3)
 
 
 def test_noise_protects_where_who_knows_of_it_reads_less(claims: ModuleType) -> None:
