@@ -55,8 +55,9 @@ def test_it_is_named_by_its_victim() -> None:
 def test_every_depth_is_read_where_it_is_cut(tmp_path: Path) -> None:
     """Black-box: no layer of the victim is run by who reads."""
     attack = f"caprecover:adapter={BY_DEPTH}"
-    cells = run_audit(Request(layers=DEPTHS, attacks=(attack,), effort="quick"), tmp_path, listener=lambda event: None)
-    assert [cell.status for cell in cells] == ["done"] * 3
+    request = Request(layers=DEPTHS[:2], attacks=(attack,), effort="quick", limit=2)
+    cells = run_audit(request, tmp_path, listener=lambda event: None)
+    assert [cell.status for cell in cells] == ["done"] * 2
     assert {cell.spec.access for cell in cells} == {"black-box"}
     for cell in cells:
         assert cell.controls["shuffled"]["nll"].mean > cell.summary["nll"].mean
