@@ -37,8 +37,8 @@ from ..victims.layers import Layer, default_layers, layers
 from ..victims.victim import Victim
 from .asked import asks_label_judge, attack_of, attacks_of, metrics_of
 from .judges import FaceJudge, Judges, LabelJudge
+from .owned import afresh, kept
 from .people import Gallery
-from .public import afresh, kept
 from .request import Request, RequestError
 from .stored import Stored, placed
 

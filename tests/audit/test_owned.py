@@ -15,6 +15,7 @@ from seepage import wire
 from seepage.audit.cell import batch_size
 from seepage.audit.request import Request
 from seepage.audit.workbench import Workbench
+from seepage.files import OutputError
 from seepage.types import Examples, Leak
 
 VICTIM = """
@@ -115,19 +116,26 @@ def test_a_few_pictures_may_leave_none_to_select_on(audit: Request, tmp_path: Pa
     raise AssertionError("of forty pictures none was to be selected on, or all")
 
 
-@pytest.mark.parametrize("limit", ["nowhere to write", "too much to keep"])
+@pytest.mark.parametrize("limit", ["nowhere to write", "a full disk", "too much to keep"])
 def test_leaks_are_made_anew_where_they_cannot_be_kept(
     audit: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     if limit == "nowhere to write":
         (tmp_path / "file").write_text("")
-        monkeypatch.setattr("seepage.audit.public.home", lambda: tmp_path / "file" / "features")
+        monkeypatch.setattr("seepage.audit.owned.home", lambda: tmp_path / "file" / "features")
+    elif limit == "a full disk":
+
+        def full(path: object, tensors: object) -> None:
+            raise OutputError(f"cannot write {path}: No space left on device (os error 28)")
+
+        monkeypatch.setattr("seepage.data.feature_cache.write_tensors", full)
     else:
-        monkeypatch.setattr("seepage.audit.public._MOST_BYTES", 1000)
+        monkeypatch.setattr("seepage.audit.owned._MOST_BYTES", 1000)
     bench = Workbench(audit)
     kept = public(bench)
     assert sum(len(leak) for leak, _ in kept.train) + sum(len(leak) for leak, _ in kept.select) == 40
     assert not list(tmp_path.rglob("shard-*"))
+    assert sum(len(leak) for leak, _ in kept.train) < 40
 
 
 def test_more_pictures_at_a_time_where_none_passes_the_prefix() -> None:
