@@ -6,11 +6,15 @@ import errno
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .types import SeepageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class OutputError(SeepageError):
@@ -52,6 +56,27 @@ def replacing(path: str | os.PathLike[str], mode: int = 0o666) -> Iterator[Path]
             part.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write {printable(target)}: {error.strerror or error}") from error
+
+
+def write_tensors(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    said: Mapping[str, str] | None = None,
+    mode: int = 0o666,
+) -> None:
+    """Write tensors, on the CPU and contiguous, as safetensors, with strings beside them; as `replacing` does.
+
+    Raises:
+        OutputError: the operating system does not let the file be written, a full disk among other reasons.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with replacing(path, mode) as part:
+        try:
+            save_file(dict(tensors), part, metadata=None if said is None else dict(said))
+        except SafetensorError as error:  # no OSError, whatever the reason
+            raise OSError(str(error).rpartition("I/O error: ")[2]) from error
 
 
 def require_writable(folder: str | os.PathLike[str]) -> None:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files import OutputError, printable, replacing, require_writable
+from ..files import OutputError, printable, replacing, require_writable, write_tensors
 from ..types import SeepageError
 
 VERSION = 1
@@ -76,8 +75,7 @@ class Shelf:
         """
         plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         weights, words = self._paths(step)
-        with replacing(weights) as part:
-            save_file(plain, part)
+        write_tensors(weights, plain)
         said = {"version": VERSION, "step": step, "sha256": _sha256(weights), "header": self.header, "state": state}
         with replacing(words) as part:
             part.write_text(json.dumps(said), encoding="utf-8")

@@ -9,10 +9,9 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..files import printable, replacing
+from ..files import printable, write_tensors
 from ..types import SeepageError
 
 N = TypeVar("N", bound=nn.Module)
@@ -46,8 +45,7 @@ def drawn(make: Callable[[], N], generator: torch.Generator, device: torch.devic
 def write(path: Path, tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> None:
     """Write tensors and what is said of them; `path` is either whole or absent."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with replacing(path) as part:
-        save_file(plain, part, metadata={_KEY: json.dumps(said)})
+    write_tensors(path, plain, {_KEY: json.dumps(said)})
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -16,11 +16,10 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import assets
-from ..files import printable, replacing, require_writable
+from ..files import printable, replacing, require_writable, write_tensors
 from ..types import Leak, LeakHeader, PictureFile, Progress, SeepageError, Shape
 from .claims import claimed
 from .source import PictureSource, load_batch
@@ -274,8 +273,7 @@ def _write(
         if largest > _FP16:
             raise FeatureCacheError(f"{layer} gives a feature of {largest:.4g}, which fp16 cannot hold; int8 can")
         tensors = {view: part.half() for view, part in views.items()}
-    with replacing(path) as part:
-        save_file(tensors, part)
+    write_tensors(path, tensors)
     said = {
         "sha256": _sha256(path),
         "shape": list(next(iter(views.values())).shape[1:]) if views else [],

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from ..files import printable, replacing
+from ..files import printable, write_tensors
 from ..types import Leak, Secret
 from .base import SecretError
 
@@ -68,5 +68,4 @@ def _all(rows: Sequence[bytes]) -> str:
 
 
 def _write(tensors: dict[str, torch.Tensor], path: Path, said: dict[str, str]) -> None:
-    with replacing(path, mode=0o600) as part:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, part, metadata=said)
+    write_tensors(path, {name: value.contiguous() for name, value in tensors.items()}, said, mode=0o600)

@@ -11,13 +11,12 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import minilm
 from ..attacks.caprecover import words
 from ..data.source import Entry
-from ..files import replacing
+from ..files import write_tensors
 from ..types import Progress
 from .material import Part
 
@@ -119,8 +118,7 @@ class Sentences:
         except (SafetensorError, OSError):
             pass  # not there yet, or damaged
         vectors = _encoded(list(distinct), progress)
-        with replacing(path) as target:
-            save_file({"vectors": vectors}, target, metadata={_KEY: digest})
+        write_tensors(path, {"vectors": vectors}, {_KEY: digest})
         return Sentences(vectors, number)
 
     def __getitem__(self, texts: Sequence[int]) -> Float[Tensor, "k 384"]:

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..files import printable, replacing
+from ..files import printable, write_tensors
 from ..types import Shape
 from .structure import first, with_first
 from .victim import WeightsError
@@ -181,8 +180,7 @@ def write(path: Path, bottleneck: Bottleneck, said: Said) -> None:
         OutputError: the file cannot be written.
     """
     tensors = {name: tensor.cpu().contiguous() for name, tensor in bottleneck.state_dict().items()}
-    with replacing(path) as part:
-        save_file(tensors, part, metadata={_KEY: json.dumps(asdict(said))})
+    write_tensors(path, tensors, {_KEY: json.dumps(asdict(said))})
 
 
 def read(path: Path) -> tuple[Bottleneck, Said]:

@@ -14,10 +14,9 @@ from typing import Any, Literal
 import torch
 from jaxtyping import UInt8
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ...files import printable, replacing
+from ...files import printable, write_tensors
 from ...pictures import REMEMBERED, recalled, remembered
 from ...types import LeakHeader, SeepageError, Shape
 from .model import CapRecoverModel, ModelConfig
@@ -126,8 +125,7 @@ def write(path: Path, model: CapRecoverModel, header: Header, storage: Storage =
             tensors[name] = plain.half().contiguous()
     for part in ("train", "select"):
         tensors[_HASHES.format(part)] = _packed(getattr(header, part).hashes)
-    with replacing(path) as whole:
-        save_file(tensors, whole, metadata={_KEY: json.dumps(_said(header), sort_keys=True)})
+    write_tensors(path, tensors, {_KEY: json.dumps(_said(header), sort_keys=True)})
 
 
 def read(path: Path) -> tuple[CapRecoverModel, Header]:
