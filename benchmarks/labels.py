@@ -8,7 +8,8 @@ hash. `read=words` lets the language model say what is there and looks for the n
 `joint` rebuilds the picture first, and another network, the pre-activation ResNet-20, labels what came back, on 200;
 what it says of the originals stands beside. A row is a cell of an audit: a kill loses nothing, the same command goes
 on, and the tables are written after every row. The victim's own accuracy on these files is no ceiling, as an attacker
-adapts. Writes `results/labels.md` and `.json`.
+adapts. Seconds of fitting are wall time on one thread or two, beside other runs at times: an order of size. Writes
+`results/labels.md` and `.json`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -81,8 +83,12 @@ def rows(root: Path) -> list[Row]:
     return found
 
 
-def run(row: Row, places: dict[str, str], steps: int) -> Cell:
-    """Train what the row needs and run its cell, or read both where they are on disk."""
+def run(row: Row, places: dict[str, str], steps: int) -> tuple[Cell, float | None]:
+    """Train what the row needs and run its cell, or read both where they are on disk.
+
+    Returns the cell and the seconds of fitting, None where they are not known as it was done before.
+    """
+    spent = None
     if row.attack != REBUILT and not row.file.exists():
         training = TrainRequest(
             ",".join(filter(None, (row.attack, row.options))),
@@ -94,7 +100,9 @@ def run(row: Row, places: dict[str, str], steps: int) -> Cell:
             limit=LEARNED,
             precision="bf16" if row.attack == WORDS else "fp32",
         )
+        began = time.perf_counter()
         train(training)
+        spent = time.perf_counter() - began
     separator = "," if ":" in row.attack else ":"
     request = Request(
         row.victim,
@@ -107,13 +115,20 @@ def run(row: Row, places: dict[str, str], steps: int) -> Cell:
         effort="quick" if row.attack == REBUILT else "standard",
     )
     (cell,) = run_audit(request, assets.home() / "benchmarks" / "labels", listener=lambda event: None)
-    return cell
+    if row.attack == REBUILT:
+        return cell, cell.cost.fit_seconds if cell.cost else None
+    record = row.file.with_name(f"{row.file.stem}.training.json")
+    stages = json.loads(record.read_text())["stages"] if record.exists() else []
+    learning = sum(stage["curve"]["seconds"][-1] for stage in stages if stage["curve"]["seconds"])
+    return cell, learning or spent
 
 
-def note(row: Row, cell: Cell, order: Sequence[str], seconds: float) -> None:
-    """Put a row among the results and write both files anew."""
+def note(row: Row, cell: Cell, order: Sequence[str], seconds: float | None) -> None:
+    """Put a row among the results and write both files anew; `seconds` is None where nothing was fitted this time."""
     path = RESULTS / "labels.json"
     known = json.loads(path.read_text()) if path.exists() else []
+    if seconds is None:
+        seconds = next((one["fitting"] for one in known if one["row"] == row.name), 0.0)
     kept = cell.model_dump(mode="json", include={"status", "message", "summary", "controls", "ceilings", "cost"})
     fresh: dict[str, Any] = {"row": row.name, "line": _line(row, cell, seconds), "fitting": seconds, **kept}
     known = [one for one in known if one["row"] != row.name and one["row"] in order] + [fresh]
@@ -121,6 +136,7 @@ def note(row: Row, cell: Cell, order: Sequence[str], seconds: float) -> None:
     path.write_text(json.dumps(known, indent=1) + "\n")
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     stamp = f"`python benchmarks/labels.py`, {machine}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}."
+    stamp += " Fitting was timed on one thread or two, beside other runs at times."
     lines = [stamp, "", f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     (RESULTS / "labels.md").write_text("\n".join([*lines, *(f"| {' | '.join(one['line'])} |" for one in known), ""]))
 
@@ -156,13 +172,7 @@ def main(wanted: Sequence[str], listing: bool, steps: int) -> None:
     places = {name: f"cifar10/{name}@{root / 'cifar10_jpeg.zip'}" for name in ("train", "test")}
     order = [row.name for row in everything]
     for row in chosen:
-        began = datetime.now(UTC)
-        fresh = not row.file.exists()
-        cell = run(row, places, steps)
-        record = row.file.with_name(f"{row.file.stem}.training.json")
-        stages = json.loads(record.read_text())["stages"] if record.exists() else []
-        spent = sum(stage["curve"]["seconds"][-1] for stage in stages if stage["curve"]["seconds"])
-        seconds = spent or ((datetime.now(UTC) - began).total_seconds() if fresh else 0.0)
+        cell, seconds = run(row, places, steps)
         note(row, cell, order, seconds)
         print(f"{datetime.now(UTC):%H:%M:%S} {row.name}: {cell.status} {cell.message}", flush=True)
 
