@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import data, victims
+from .. import data, seeding, victims
 from ..data.feature_cache import CachedFeatures, Stored, cache_features, home
 from ..data.source import Entry, PictureSource
 from ..types import LeakHeader, Pair, PictureFile, Progress, SeepageError, SplitModel
@@ -39,6 +39,11 @@ class Part:
         """Return the part of the pictures that are wanted."""
         rows = tuple(row for row in self.rows if wanted(self.source.entries[row]))
         return Part(self.source, self.features, rows, self.load)
+
+    def few(self, count: int) -> tuple[int, ...]:
+        """Return so many of the pictures, the same each time; sources often list them class by class."""
+        drawn = torch.randperm(len(self.rows), generator=seeding.generator(0, "fit", "held out"))[:count]
+        return tuple(self.rows[place] for place in drawn.tolist())
 
     def batches(self, layer: str) -> Iterator[Tensor]:
         """Yield the features at a layer, some rows at a time."""

@@ -166,7 +166,7 @@ class _Training:
         self, loop: Loop, held: Sentences, header: Mapping[str, object], folder: Path, progress: Progress
     ) -> Stage:
         """Bring queries to the vectors of their pictures' captions."""
-        tests = self.select.rows[:_WATCHED]
+        tests = self.select.part.few(_WATCHED)
         sentences = held[[self.select.first(row) for row in tests]]
 
         def loss(number: int) -> Tensor:
@@ -205,7 +205,7 @@ class _Training:
             return torch.stack(parts).sum()
 
         def test() -> dict[str, float]:
-            found = [self.surprises(layer, self.select.rows[:_WATCHED]) for layer in self.model.layers]
+            found = [self.surprises(layer, self.select.part.few(_WATCHED)) for layer in self.model.layers]
             return {name: _mean([one[name] for one in found]) for name in found[0]}
 
         more = " and ".join(
@@ -232,7 +232,7 @@ class _Training:
         """Return a table of held-out pictures beside null controls, layer by layer, and its numbers by name."""
         table: list[tuple[str, ...]] = []
         scores: dict[str, float] = {}
-        rows = self.select.rows[:_SCORED]
+        rows = self.select.part.few(_SCORED)
         known = torch.tensor([self.select.label(row) for row in rows])
         has = known >= 0
         count = str(len(rows))

@@ -48,7 +48,7 @@ def train_decoder(
     network = drawn(lambda: DecoderNetwork(plan), seeding.generator(seed, "fit", "decoder", layer), device)
     network.mean.copy_(mean)
     network.spread.copy_(spread)
-    held, pictures = _lesson(select, layer, select.rows[:_HELD], None)
+    held, pictures = _lesson(select, layer, select.few(_HELD), None)
 
     def loss(number: int) -> Tensor:
         generator = seeding.generator(seed, "fit", "decode", number)

@@ -42,9 +42,7 @@ def train_defense(
     ((layer, _),) = material.splits.items()
     _require_place(material, layer)
     hiding = Hiding(defense, material, layer, int(str(header["seed"])))
-    rows = material.select.rows
-    # Pictures often lie class by class.
-    held = hiding.lesson(material.select, rows[:: -(-len(rows) // _HELD)], None)
+    held = hiding.lesson(material.select, material.select.few(_HELD), None)
     stage = Watched("bottleneck", _UNIT, loop, folder / "bottleneck").run(
         hiding, hiding.batch_loss, lambda: {"held-out": float(hiding.loss(held))}, header, progress
     )
