@@ -71,22 +71,22 @@ def test_what_has_no_control_is_not_drawn() -> None:
 def test_two_adapters_are_two_curves() -> None:
     """One read where it was trained, one that leaks are run on to, and another of the former."""
     attacks = {
-        "caprecover:read=caption,adapter=a/one.safetensors,through=": "caprecover, adapter=one.safetensors",
-        "caprecover:read=caption,adapter=a/two.safetensors,through=": "caprecover, adapter=two.safetensors",
+        "caprecover:read=caption,adapter=a/one.safetensors,through=": "caprecover, adapter=a/one.safetensors",
+        "caprecover:read=caption,adapter=b/one.safetensors,through=": "caprecover, adapter=b/one.safetensors",
         "caprecover:read=caption,adapter=a/one.safetensors,through=deep": "caprecover, run on to deep",
         "caprecover:read=words,adapter=a/one.safetensors,through=": "caprecover, words",
     }
     cells = [
-        cell(layer, [float(place), float(place) + depth], attack=attack)
+        cell(layer, [float(place), float(place) + depth * (place + 1)], attack=attack)
         for place, attack in enumerate(attacks)
         for depth, layer in enumerate(("early", "deep"), start=1)
     ]
     drawn = curves(cells, ["early", "deep"])
     assert [curve.attack for curve in drawn] == list(attacks.values())
     assert [[point.layer for point in curve.points] for curve in drawn] == [["early", "deep"]] * 4
-    assert [point.mean for point in drawn[2].points] == [2.5, 3.0]
+    assert [point.mean for point in drawn[2].points] == [3.5, 5.0]
     assert [(step.attack, step.difference) for step in steps(cells, drawn)] == [
-        (name, 0.5) for name in attacks.values()
+        (name, 0.5 * (place + 1)) for place, name in enumerate(attacks.values())
     ]
 
 

@@ -157,9 +157,18 @@ def _names(cells: Sequence[Cell]) -> dict[str, str]:
         alike = [_settings(other) for other in attacks if short[other] == short[attack]]
         own = _settings(attack)
         odd = [key for key in own if any(other.get(key) != own[key] for other in alike)]
-        # Of a file its name is enough.
-        found[attack] = ", ".join([short[attack], *(f"{key}={Path(own[key]).name}" for key in odd)])
+        told = [f"{key}={_ending(own[key], [other.get(key, '') for other in alike])}" for key in odd]
+        found[attack] = ", ".join([short[attack], *told])
     return found
+
+
+def _ending(path: str, others: Sequence[str]) -> str:
+    """Return a file's name, with as many folders as it takes to tell it from the others."""
+    for count in range(1, len(Path(path).parts)):
+        ending = Path(*Path(path).parts[-count:])
+        if all(other == path or Path(*Path(other).parts[-count:]) != ending for other in others):
+            return str(ending)
+    return path
 
 
 def _name(attack: str) -> str:
