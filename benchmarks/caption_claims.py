@@ -27,7 +27,7 @@ def _shown(found: Mapping[str, Interval]) -> str:
 def rises_with_depth(results: Results) -> Verdict:
     """Does an attack trained at each cut say more at each deeper one? By paired differences over the photographs."""
     rows = [one for one in results.get("captions", {}).get("rows", []) if one["label"] == THREE and "deeper" in one]
-    if not rows:
+    if len(rows) < len(scores(results, THREE)) - 1 or not rows:
         return NOT_TESTED
     counts = counted([one["deeper"]["low"] > 0 for one in rows], "CIDEr rises")
     return Verdict(f"{counts.ours} steps: {_shown(scores(results, THREE))}", counts.verdict)

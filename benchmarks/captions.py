@@ -133,7 +133,7 @@ def rows(root: Path) -> list[Row]:
     found += [Row("authors' scheme, one for three cuts", shared_authors, layer) for layer in reversed(CUTS)]
     vit = f"hf/dinov2:hidden_size=384,num_attention_heads=6@{root / 'weights' / 'dinov2_small_fp16.safetensors'}"
     middle = Training("dinov2_small", vit, ("encoder.layer.5", "encoder.layer.7"), steps=1500)
-    found += [Row("caprecover", middle, layer) for layer in middle.layers]
+    found += [Row("caprecover", middle, layer) for layer in reversed(middle.layers)]
     lite = Training("efficientnet_lite0", "zoo/efficientnet_lite0", ("blocks.6",), steps=1500)
     return [*found, Row("caprecover", lite, "blocks.6")]
 
@@ -200,6 +200,9 @@ def note(fresh: Record, order: Sequence[str]) -> None:
     """Put a row among the results and write both files anew."""
     path = RESULTS / "captions.json"
     known = json.loads(path.read_text())["rows"] if path.exists() else []
+    before: Record = next((one for one in known if one["row"] == fresh["row"]), {})
+    if "deeper" in before and before["adapter"] == fresh["adapter"]:  # its deeper cut may not be among today's rows
+        fresh = {"deeper": before["deeper"], **fresh}
     known = [one for one in known if one["row"] != fresh["row"] and one["row"] in order] + [fresh]
     known.sort(key=lambda one: order.index(one["row"]))
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
@@ -314,10 +317,10 @@ def main(wanted: Sequence[str], listing: bool, page: Path | None) -> None:
     for row in chosen:
         cell = run(row, root, store)
         fresh = record(row, cell, human)
-        if len(row.training.layers) > 1:  # whose rows begin at the deepest cut
-            before = deeper.get(row.label)
+        if len(row.training.layers) > 1 and cell.status == "done":  # whose rows begin at the deepest cut
+            before = deeper.get(row.training.name)
             fresh |= {} if before is None else {"deeper": step(cell, before)}
-            deeper[row.label] = cell
+            deeper[row.training.name] = cell
         note(fresh, order)
         if row.name == order[0] and cell.status == "done":
             examples(cell, root)
