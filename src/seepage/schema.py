@@ -196,7 +196,8 @@ class Check(Record):
 class Cost(Record):
     """What a cell cost: seconds (fitting apart), passes through the prefix, peak bytes.
 
-    A fit that several cells share is the first one's. `defense_seconds` is no attack's: what protecting one picture and
+    A fit that several cells share is the first one's, and features of the attacker's own pictures that an earlier audit
+    kept cost nothing more. `defense_seconds` is no attack's: what protecting one picture and
     undoing it for the next stage takes, the median over the pictures; 0 where there is no defense.
     """
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from seepage import wire
 from seepage.audit.cell import batch_size
+from seepage.audit.plan import Clock, forecast, jobs
 from seepage.audit.request import Request
 from seepage.audit.workbench import Workbench
 from seepage.files import OutputError
@@ -116,19 +117,41 @@ def test_a_few_pictures_may_leave_none_to_select_on(audit: Request, tmp_path: Pa
     raise AssertionError("of forty pictures none was to be selected on, or all")
 
 
-@pytest.mark.parametrize("limit", ["nowhere to write", "a full disk", "too much to keep"])
+def test_a_forecast_counts_the_victim_where_it_has_yet_to_run(audit: Request) -> None:
+    learned = replace(audit, attacks=("decoder:train=public,steps=1", "decoder:train=public,steps=2"), metrics=("mse",))
+    bench = Workbench(learned)
+    seconds_a_picture = 10.0
+    clock = Clock(runs={"1": seconds_a_picture})
+    first, second = forecast(bench, jobs(bench), clock)
+    lacking = round(first.fit / seconds_a_picture)
+    assert 0 < lacking <= 40, "the forecast itself asks for a few"
+    assert second.fit < seconds_a_picture, "the first one's are kept"
+    assert first.bytes - second.bytes == lacking * 4 * 8 * 12 * 12
+    kept = public(bench)
+    assert sum(len(leak) for part in (kept.train, kept.select) for leak, _ in part) == 40
+    assert not any(one.fit > seconds_a_picture for one in forecast(bench, jobs(bench), Clock(runs=clock.runs)))
+    again = Workbench(learned)
+    assert not any(one.fit > seconds_a_picture for one in forecast(again, jobs(again), Clock(runs=clock.runs)))
+
+
+@pytest.mark.parametrize("limit", ["nowhere to write", "a full disk", "too much to keep", "too little room"])
 def test_leaks_are_made_anew_where_they_cannot_be_kept(
     audit: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
+    tried: list[object] = []
     if limit == "nowhere to write":
         (tmp_path / "file").write_text("")
         monkeypatch.setattr("seepage.audit.owned.home", lambda: tmp_path / "file" / "features")
     elif limit == "a full disk":
 
         def full(path: object, tensors: object) -> None:
+            tried.append(path)
             raise OutputError(f"cannot write {path}: No space left on device (os error 28)")
 
         monkeypatch.setattr("seepage.data.feature_cache.write_tensors", full)
+    elif limit == "too little room":
+        room = 2 * 40 * 4 * 8 * 12 * 12
+        monkeypatch.setattr("seepage.audit.owned._free", lambda folder: room - 2)
     else:
         monkeypatch.setattr("seepage.audit.owned._MOST_BYTES", 1000)
     bench = Workbench(audit)
@@ -136,6 +159,7 @@ def test_leaks_are_made_anew_where_they_cannot_be_kept(
     assert sum(len(leak) for leak, _ in kept.train) + sum(len(leak) for leak, _ in kept.select) == 40
     assert not list(tmp_path.rglob("shard-*"))
     assert sum(len(leak) for leak, _ in kept.train) < 40
+    assert len(tried) <= 2, "once the disk is full, no more is tried"
 
 
 def test_more_pictures_at_a_time_where_none_passes_the_prefix() -> None:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from seepage.data import open_source
-from seepage.data.feature_cache import CachedFeatures, FeatureCacheError, Stored, cache_features
+from seepage.data import claims, open_source
+from seepage.data.feature_cache import CachedFeatures, FeatureCacheError, Stored, cache_features, marks_of
 from seepage.data.source import PictureSource
 from seepage.pictures import read_picture
 from seepage.types import LeakHeader, PictureFile, SeepageError
@@ -136,6 +136,52 @@ def test_a_picture_that_could_not_be_read_is_tried_again(source: PictureSource, 
     assert not found.failed
     assert found.indices == tuple(range(10))
     assert victim.seen == 9 + 4  # its shard alone
+
+
+@pytest.mark.parametrize(
+    "change", [lambda z: -z, lambda z: z.flip(-1), lambda z: z.flip(1), lambda z: z.roll(1, -2)], ids=str
+)
+def test_a_victim_of_the_same_sizes_is_told_apart(change: Callable[[Tensor], Tensor]) -> None:
+    """Another sign, a mirrored map, other colours or another order are other features, whatever their sizes."""
+
+    def other(images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        return {layer: change(found) for layer, found in Victim()(images, layers).items()}
+
+    def read(file: PictureFile) -> Tensor:
+        return load(file)[:, :64, :64]
+
+    assert marks_of(read, Victim(), ["map"]) == marks_of(read, Victim(), ["map"])
+    assert marks_of(read, Victim(), ["map"]) != marks_of(read, other, ["map"])
+
+
+def test_rows_stay_their_pictures_when_another_process_mends_a_shard(source: PictureSource, tmp_path: Path) -> None:
+    away = {source.entries[5].path}
+
+    def unsteady(file: PictureFile) -> Tensor:
+        if any(file == path for path in away):
+            raise SeepageError("gone for a moment")
+        return load(file)
+
+    (early,) = cache_features(source, unsteady, Victim(), (HEADER,), tmp_path / "cache", stored="fp32", rows=4)
+    away.clear()
+    (late,) = cache_features(source, unsteady, Victim(), (HEADER,), tmp_path / "cache", stored="fp32", rows=4)
+    kept = [index for index in range(10) if index != 5]
+    assert early.indices == tuple(kept)
+    assert torch.equal(early.read(kept), pixels(source)[kept] - 0.5)  # from the very file that was written anew
+    assert torch.equal(late.read(range(10)), pixels(source) - 0.5)
+
+
+def test_nobody_waits_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "_PATIENCE", 0.2)
+    with claims.claimed([tmp_path / "a.lock"], wait=False) as first, ThreadPoolExecutor(1) as pool:
+
+        def other(wait: bool) -> bool:
+            with claims.claimed([tmp_path / "a.lock"], wait=wait) as ours:
+                return ours
+
+        assert first
+        assert not pool.submit(other, False).result()
+        assert pool.submit(other, True).result()
 
 
 def test_single_precision_keeps_every_bit(source: PictureSource, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ class Decoder(FromFile):
             lesson, held = next(iter(Pairs(pairs)), None), rows_to_select_on(knowledge)
             if lesson is None:
                 raise NotRunError("decoder with train=public learns from pictures that the attacker owns, and has none")
-            # Pairs are read, and leak, afresh each time that training comes to them.
+            # Pairs are read each time that training comes to them.
             given = [Chore(lambda: next(iter(pairs)), fitting=self.steps * self.batch / len(lesson[0]))]
         else:
             ask = _asking(knowledge)

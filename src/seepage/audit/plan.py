@@ -19,8 +19,9 @@ from ..victims.cut import NonFiniteError
 from ..victims.weights import NonFiniteWeightsError
 from .bounds import runs
 from .cell import batch_size
-from .exposure import NONE, REPEATED, Exposure, defense_of, pairing, unsuited
+from .exposure import NONE, REPEATED, RETRAINED, Exposure, defense_of, pairing, unsuited
 from .fits import shared
+from .owned import lacking, row_bytes
 from .public import require_unseen, require_untaught
 from .request import ATTACKERS, RequestError
 from .workbench import Workbench
@@ -193,20 +194,21 @@ def forecast(bench: Workbench, cells: Sequence[Job], clock: Clock | None = None)
 
     One pass through each prefix is timed and taken as often as the attack's budget says; an attack that trains, or runs
     a network of its own, does each of its chores once for the clock instead. A bound that is kept from earlier costs
-    nothing, and a bound or a fit that several cells share is the first one's.
+    nothing, and a bound or a fit that several cells share is the first one's; so is the victim's run on the attacker's
+    own pictures, where their features are not on disk yet.
     """
     clock = clock or Clock()
     count = len(bench.source)
     height, width = bench.victim.image_shape[1:]
     size = 0 if bench.request.redact else int(_PICTURE_BYTES * height * width * count)
-    return [
-        Forecast(
-            *_seconds(bench, job.spec, _run_seconds(bench, job.spec.layer, clock), clock),
-            bound_seconds(bench, job.spec, clock),
-            size + 2000 * count,
-        )
-        for job in cells
-    ]
+    found = []
+    for job in cells:
+        a_pass = _run_seconds(bench, job.spec.layer, clock)
+        fit, attack = _seconds(bench, job.spec, a_pass, clock)
+        pictures, kept = _lacking(bench, job.spec, clock)
+        bound = bound_seconds(bench, job.spec, clock)
+        found.append(Forecast(fit + pictures * a_pass, attack, bound, size + 2000 * count + kept))
+    return found
 
 
 def bound_seconds(bench: Workbench, spec: Spec, clock: Clock) -> float:
@@ -242,6 +244,23 @@ def _seconds(bench: Workbench, spec: Spec, a_pass: float, clock: Clock) -> tuple
         return fit, each
     except (SeepageError, RuntimeError, MemoryError):
         return 0.0, 0.0  # whatever keeps it from being run is for the cell's own record to say
+
+
+def _lacking(bench: Workbench, spec: Spec, clock: Clock) -> tuple[int, int]:
+    """Return on how many of the attacker's own pictures a cell has the victim run, and the bytes that are then kept."""
+    attack = bench.attack(spec.attack)
+    trained = getattr(attack, "adapter", None) is not None
+    try:
+        if attack.auxiliary != "public" or trained or bench.public is None or spec.attacker == RETRAINED:
+            return 0, 0
+        split = bench.split(spec.layer)
+        public = bench.knowledge(split).public
+        if public is None or not clock.first((spec.layer, "public")):
+            return 0, 0
+        count = lacking(public)
+        return count, count * row_bytes(split)
+    except (SeepageError, RuntimeError, MemoryError):
+        return 0, 0  # whatever keeps it from being run is for the cell's own record to say
 
 
 def _clocked(bench: Workbench, once: Callable[[], object]) -> float:

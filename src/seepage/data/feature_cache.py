@@ -8,6 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,14 +29,16 @@ Stored = Literal["fp32", "fp16", "int8"]
 Extract = Callable[[Tensor, Sequence[str]], Mapping[str, Tensor]]
 """Maps pictures "b 3 h w" in [0, 1] and names of layers to each one's features "b ...", by one pass for all."""
 
-VERSION = 1
+VERSION = 2
 ROWS = 128
 """Pictures a shard, unless told otherwise."""
 _BATCH = 16
 _OPEN = 64
 _LEVELS = 127
+_PROBES = 8
 _STALE_SECONDS = 600
 _FP16 = torch.finfo(torch.float16).max
+_PICTURES = "pictures"
 _NOT_FINITE = "its features are not finite"
 
 
@@ -62,7 +65,7 @@ class CachedFeatures:
     indices: tuple[int, ...]
     failed: Mapping[int, str]
     notes: tuple[str, ...]
-    _places: Mapping[int, tuple[int, int]] = dataclasses.field(repr=False)
+    _shards: Mapping[int, int] = dataclasses.field(repr=False)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -77,12 +80,11 @@ class CachedFeatures:
             raise FeatureCacheError(f"{printable(self.folder)} holds no flipped views: they were not asked for")
         rows = torch.empty(len(indices), *self.shape)
         for place, index in enumerate(indices):
-            if index not in self._places:
+            if index not in self._shards:
                 reason = self.failed.get(index, "it is not in the source")
                 raise FeatureCacheError(f"picture {index} has no features at {self.header.layer}: {reason}")
-            shard, row = self._places[index]
             view = "flipped" if flipped is not None and flipped[place] else "features"
-            rows[place] = _row(_file(self.folder, shard), view, row)
+            rows[place] = _row(*_file(self.folder, self._shards[index]), view, index)
         return rows
 
     def leak(self, indices: Sequence[int], flipped: Sequence[bool] | None = None) -> Leak:
@@ -120,13 +122,14 @@ def cache_features(
     manifest = source.manifest_sha256()
     marks = marks or marks_of(load, extract, [header.layer for header in headers])
     folders = {
-        header.layer: home / _key(header, manifest, stored, flips, rows, marks[header.layer])[:24] for header in headers
+        header.layer: home / _key(header, manifest, stored, flips, rows, marks[header.layer]) for header in headers
     }
     for folder in folders.values():
         require_writable(folder)
         for part in folder.glob(".*.part"):
-            if time.time() - part.stat().st_mtime > _STALE_SECONDS:
-                part.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # whoever writes it is done
+                if time.time() - part.stat().st_mtime > _STALE_SECONDS:
+                    part.unlink()
     notes: dict[str, dict[str, None]] = {layer: {} for layer in folders}
     found: dict[str, dict[int, Mapping[str, Any]]] = {layer: {} for layer in folders}
 
@@ -162,35 +165,47 @@ def cache_features(
     )
 
 
+def holds(
+    source: PictureSource, header: LeakHeader, home: Path, *, stored: Stored, mark: str, flips: bool = False, rows: int
+) -> bool:
+    """Return whether `home` has the features of a source's pictures at one layer, without a look at what they are."""
+    folder = home / _key(header, source.manifest_sha256(), stored, flips, rows, mark)
+    return all(_paths(folder, shard)[1].exists() for shard in range(-(-len(source) // rows)))
+
+
 def home() -> Path:
     """Return the folder that features are kept in, shared by all that learns from them."""
     return assets.home() / "features"
 
 
 def marks_of(load: Callable[[PictureFile], Tensor], extract: Extract, layers: Sequence[str]) -> dict[str, str]:
-    """Return what the victim makes of one drawn picture at each layer, to three digits.
+    """Return what the victim makes of one drawn picture at each layer: its size, and its direction along a few others.
 
-    Weights do not tell all of a victim: an activation, a stride or the way pictures are resized is code.
+    Weights do not tell all of a victim: an activation, a stride or the way pictures are resized is code. What changes
+    the features by less than about a hundredth of their size may pass for the same.
     """
     given = extract(load(_drawn())[None], layers)
     marks = {}
     for layer in layers:
-        sizes = given[layer].detach().double().cpu().flatten().abs()
-        marks[layer] = " ".join(f"{float(part.mean()):.2e}" for part in (sizes.square(), *sizes.tensor_split(4)))
+        features = given[layer].detach().double().cpu().flatten()
+        size = features.norm()
+        others = torch.randn(_PROBES, len(features), generator=torch.Generator().manual_seed(0), dtype=torch.double)
+        along = others @ (features / size.clamp_min(1e-300))
+        marks[layer] = " ".join([f"{float(size):.2e}", *(f"{float(one):.2f}" for one in along)])
     return marks
 
 
 def _drawn() -> Image.Image:
-    """Return a picture of noise in four shades: how it is resized shows."""
+    """Return a picture of noise in four shades, another in each colour: how it is resized or its colours lie shows."""
     noise = torch.randint(0, 128, (261, 299, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    noise[:130] += 64
-    noise[:, 150:] += 63
+    noise[:130] += torch.tensor([0, 32, 64], dtype=torch.uint8)
+    noise[:, 150:] += torch.tensor([63, 31, 0], dtype=torch.uint8)
     return Image.fromarray(noise.numpy())
 
 
 def _key(header: LeakHeader, manifest: str, stored: str, flips: bool, rows: int, mark: str) -> str:
     content = [VERSION, dataclasses.asdict(header), manifest, stored, flips, rows, mark]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _opened(
@@ -201,10 +216,10 @@ def _opened(
     notes: tuple[str, ...],
     name: str,
 ) -> CachedFeatures:
-    places: dict[int, tuple[int, int]] = {}
+    places: dict[int, int] = {}
     failed: dict[int, str] = {}
     for number, said in sorted(shards.items()):
-        places |= {index: (number, row) for row, index in enumerate(said["pictures"])}
+        places |= dict.fromkeys(said["pictures"], number)
         failed |= {int(index): reason for index, reason in said["failed"].items()}
     if not places:
         first = next(iter(failed.values()), "there is none")
@@ -273,7 +288,7 @@ def _write(
         if largest > _FP16:
             raise FeatureCacheError(f"{layer} gives a feature of {largest:.4g}, which fp16 cannot hold; int8 can")
         tensors = {view: part.half() for view, part in views.items()}
-    write_tensors(path, tensors)
+    write_tensors(path, tensors | {_PICTURES: torch.tensor(indices, dtype=torch.long)})
     said = {
         "sha256": _sha256(path),
         "shape": list(next(iter(views.values())).shape[1:]) if views else [],
@@ -326,15 +341,19 @@ def _sha256(path: Path) -> str:
 
 
 @functools.lru_cache(maxsize=_OPEN)
-def _file(folder: Path, shard: int) -> Any:
+def _file(folder: Path, shard: int) -> tuple[Any, Mapping[int, int]]:
+    """Return a shard as a mapped file, and which of its rows is which picture's: it may have been computed anew."""
     path, _ = _paths(folder, shard)
     try:
-        return safe_open(path, framework="pt")
+        file: Any = safe_open(path, framework="pt")
+        return file, {index: row for row, index in enumerate(file.get_tensor(_PICTURES).tolist())}
     except (OSError, SafetensorError) as error:
         raise FeatureCacheError(f"{printable(path)} cannot be read: {error}; the same command mends it") from error
 
 
-def _row(file: Any, view: str, row: int) -> Tensor:
-    """Return one row of a mapped file, as float32."""
-    values: Tensor = file.get_slice(view)[row].float()
+def _row(file: Any, rows: Mapping[int, int], view: str, index: int) -> Tensor:
+    """Return a picture's row of a mapped file, as float32."""
+    if index not in rows:
+        raise FeatureCacheError(f"picture {index} could not be read when its features were computed anew")
+    values: Tensor = file.get_slice(view)[rows[index]].float()
     return values * file.get_tensor("scale") if "scale" in file.keys() else values  # noqa: SIM118  no mapping
