@@ -7,9 +7,9 @@ and audited with 2,000 pictures of its test folder, as many of each class; the t
 hash. `read=words` lets the language model say what is there and looks for the names of classes, on 500 of them.
 `joint` rebuilds the picture first, and another network, the pre-activation ResNet-20, labels what came back, on 200;
 what it says of the originals stands beside. A row is a cell of an audit: a kill loses nothing, the same command goes
-on, and the tables are written after every row. The victim's own accuracy on these files is no ceiling, as an attacker
-adapts. Seconds of fitting are wall time on one thread or two, beside other runs at times: an order of size. Writes
-`results/labels.md` and `.json`.
+on, and the tables are written after every row. What ResNet-20 itself says of the same pictures stands below its rows:
+no ceiling, as an attacker adapts. Seconds of fitting are wall time on one thread or two, beside other runs at times: an
+order of size. Writes `results/labels.md` and `.json`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from typing import Any
 import torch
 
 import asked
-from seepage import assets
+from seepage import assets, data, victims
 from seepage.audit.request import Request
 from seepage.audit.run import run_audit
+from seepage.audit.statistics import describe
+from seepage.pictures import read_picture
 from seepage.schema import Cell
 from seepage.studies.train import TrainRequest, train
 
@@ -37,6 +39,7 @@ RESULTS = Path(__file__).parent / "results"
 TESTED, LEARNED = 2000, 20000
 PROBES = ("probe:kind=linear", "probe:kind=mlp", "probe:kind=conv")
 READOUT, WORDS, REBUILT = "caprecover:read=label", "caprecover:read=words", "joint"
+ITSELF = "the victim itself"
 JUDGE = "zoo/cifar_preact_resnet20"
 FEWER = {WORDS: 500, REBUILT: 200}
 COLUMNS = (
@@ -80,6 +83,7 @@ def rows(root: Path) -> list[Row]:
         found += [Row(group, victim, layer, REBUILT)] if group == "ResNet-20" else []
         found += [Row(group, victim, layer, WORDS, "align=400")] if layer in ("layer3.2", "features.17") else []
         found += [Row(group, victim, layer, probe) for probe in (PROBES if group == "ResNet-20" else PROBES[:1])]
+        found += [Row(group, victim, "its head", ITSELF)] if layer == "layer3.2" else []
     return found
 
 
@@ -123,17 +127,41 @@ def run(row: Row, places: dict[str, str], steps: int) -> tuple[Cell, float | Non
     return cell, learning or spent
 
 
-def note(row: Row, cell: Cell, order: Sequence[str], seconds: float | None) -> None:
-    """Put a row among the results and write both files anew; `seconds` is None where nothing was fitted this time."""
-    path = RESULTS / "labels.json"
-    known = json.loads(path.read_text()) if path.exists() else []
-    if seconds is None:
-        seconds = next((one["fitting"] for one in known if one["row"] == row.name), 0.0)
+@torch.no_grad()
+def itself(row: Row, place: str) -> dict[str, Any]:
+    """Return the row of what the victim's own head says of the test pictures, whole and uncut."""
+    victim, found = victims.load(row.victim), list[list[float]]()
+    source = data.open_source(place).limit(TESTED)
+    for batch in data.batches(source, lambda file: victim.picture(read_picture(file)), 100):
+        assert batch.pictures is not None  # the set is whole
+        ranked = victim.model(victim.normalise(batch.pictures.images)).argsort(dim=1, descending=True)
+        labels = [source.entries[index].label for index in batch.indices]
+        for own, label in zip(ranked.tolist(), labels, strict=True):
+            found.append([float(label in own[:most]) for most in (1, 5)])
+    top, five = (describe(hits, higher_leaks=True) for hits in zip(*found, strict=True))
+    said = f"{100 * top.mean:.1f} % [{100 * top.ci_low:.1f}, {100 * top.ci_high:.1f}]"
+    line = [row.group, row.layer, row.attack, str(top.n), said, f"{100 * five.mean:.1f} %", *["–"] * 4]
+    summary = {"top1": top.model_dump(mode="json"), "top5": five.model_dump(mode="json")}
+    return {"row": row.name, "line": line, "fitting": 0.0, "status": "done", "message": "", "summary": summary}
+
+
+def record(row: Row, cell: Cell, seconds: float) -> dict[str, Any]:
+    """Return what is kept of a row."""
     kept = cell.model_dump(mode="json", include={"status", "message", "summary", "controls", "ceilings", "cost"})
-    fresh: dict[str, Any] = {"row": row.name, "line": _line(row, cell, seconds), "fitting": seconds, **kept}
-    known = [one for one in known if one["row"] != row.name and one["row"] in order] + [fresh]
+    return {"row": row.name, "line": _line(row, cell, seconds), "fitting": seconds, **kept}
+
+
+def results() -> list[dict[str, Any]]:
+    """Return the rows that are there."""
+    path = RESULTS / "labels.json"
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def note(fresh: dict[str, Any], order: Sequence[str]) -> None:
+    """Put a row among the results and write both files anew."""
+    known = [one for one in results() if one["row"] != fresh["row"] and one["row"] in order] + [fresh]
     known.sort(key=lambda one: order.index(one["row"]))
-    path.write_text(json.dumps(known, indent=1) + "\n")
+    (RESULTS / "labels.json").write_text(json.dumps(known, indent=1) + "\n")
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     stamp = f"`python benchmarks/labels.py`, {machine}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}."
     stamp += " Fitting was timed on one thread or two, beside other runs at times."
@@ -172,9 +200,15 @@ def main(wanted: Sequence[str], listing: bool, steps: int) -> None:
     places = {name: f"cifar10/{name}@{root / 'cifar10_jpeg.zip'}" for name in ("train", "test")}
     order = [row.name for row in everything]
     for row in chosen:
-        cell, seconds = run(row, places, steps)
-        note(row, cell, order, seconds)
-        print(f"{datetime.now(UTC):%H:%M:%S} {row.name}: {cell.status} {cell.message}", flush=True)
+        if row.attack == ITSELF:
+            fresh = itself(row, places["test"])
+        else:
+            cell, seconds = run(row, places, steps)
+            if seconds is None:  # nothing was fitted this time
+                seconds = next((one["fitting"] for one in results() if one["row"] == row.name), 0.0)
+            fresh = record(row, cell, seconds)
+        note(fresh, order)
+        print(f"{datetime.now(UTC):%H:%M:%S} {row.name}: {fresh['status']} {fresh['message']}", flush=True)
 
 
 if __name__ == "__main__":
