@@ -10,6 +10,7 @@ from tiny_language import BYTES, CAPTIONS, save_gguf, save_language
 
 from seepage import assets
 from seepage.attacks.caprecover import language as languages
+from seepage.attacks.caprecover.attack import CapRecover
 from seepage.attacks.caprecover.gguf import GgufError, dequantised
 from seepage.attacks.caprecover.language import LanguageError, LanguageModel, load
 from seepage.attacks.caprecover.pretrained import PretrainedError, folder_sha256
@@ -141,6 +142,12 @@ def test_weights_that_are_absent_are_never_drawn(folder: Path, tmp_path: Path) -
     with pytest.raises(LanguageError, match=r"1 weights in .* are absent.*up_proj"):
         load(str(tmp_path))
     assert folder_sha256(tmp_path) != folder_sha256(folder)
+
+
+def test_who_writes_is_known(folder: Path) -> None:
+    assert CapRecover(language=str(folder)).writer() == folder
+    assert CapRecover(language=str(folder), read="label").writer() is None
+    assert CapRecover(language=BYTES).writer() is None
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import ClassVar
 import pytest
 import torch
 from PIL import Image
+from tiny_language import save_language
 
 from seepage import registry
 from seepage.audit.judges import judges_of
@@ -56,6 +58,16 @@ class Namer:
         return _Namer()
 
 
+@dataclass(frozen=True)
+class Told(Namer):
+    """One that says which language model writes its captions."""
+
+    model: Path = Path()
+
+    def writer(self) -> Path:
+        return self.model
+
+
 class _Namer(Recoverer):
     def recover(self, leak: Leak, generators) -> Recovery:
         mix = torch.tensor([[0.6, 0.3, 0.1], [0.1, 0.6, 0.3], [0.3, 0.1, 0.6]]).inverse()
@@ -98,9 +110,12 @@ def captions(*texts: str) -> Recovery:
 @pytest.fixture(autouse=True)
 def namer() -> Iterator[None]:
     registry.names("attack")
-    registry.register("attack", "namer")(Namer)
+    kinds = {"namer": Namer, "told": Told}
+    for name, kind in kinds.items():
+        registry.register("attack", name)(kind)
     yield
-    del registry._components["attack"]["namer"]
+    for name in kinds:
+        del registry._components["attack"][name]
 
 
 @pytest.fixture
@@ -341,3 +356,21 @@ def test_the_report_of_captions_quotes_them(victim: str, pictures: Path, tmp_pat
     assert CAPTIONS["2.png"][0] in page
     assert "Recovered captions" in page
     assert "MS-SSIM" not in page
+
+
+def test_captions_are_not_judged_by_the_language_model_that_wrote_them(
+    victim: str, pictures: Path, tmp_path: Path
+) -> None:
+    writer, other = save_language(tmp_path / "writer", steps=0), save_language(tmp_path / "other", steps=1)
+    shutil.copytree(writer, tmp_path / "copy")
+
+    def lacking(attack: str, model: Path) -> dict[str, str]:
+        metrics = (f"perplexity:model={model}",)
+        bench = Workbench(Request(victim, str(pictures), layers=("mix",), attacks=(attack,), metrics=metrics))
+        return dict(bench.unavailable("captions"))
+
+    for same in (writer, tmp_path / "copy"):
+        (reason,) = lacking(f"told:model={writer}", same).values()
+        assert reason == f"perplexity: {same} is the language model that writes told's captions: name another"
+    assert lacking(f"told:model={writer}", other) == {}
+    assert lacking("namer", writer) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 
@@ -41,6 +42,19 @@ class Placed(Protocol):
 
         Raises:
             SeepageError: what it brings cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
+class Spoken(Protocol):
+    """An attack whose captions a language model writes."""
+
+    def writer(self) -> Path | None:
+        """Return the folder that holds that model as transformers saves one, None where nobody else could read it.
+
+        Raises:
+            SeepageError: it cannot be had.
         """
         ...
 

@@ -11,12 +11,15 @@ from torch import Tensor
 
 from .. import data, pictures, seeding, victims, wire
 from ..attacks import controls
+from ..attacks.equipped import Spoken
 from ..data.features import open_leak
 from ..data.source import PictureSource
 from ..defenses import Pipeline
+from ..files import printable
 from ..metrics.identity import IdentityMetric, needs
 from ..metrics.label import TopLabels, strangers
 from ..metrics.likelihood import Nll, NllGap
+from ..metrics.perplexity import Perplexity
 from ..metrics.retrieval import Recall
 from ..metrics.sentences import CaptionMetric
 from ..schema import Cut, Judge
@@ -174,6 +177,8 @@ class Workbench:
             return reason
         if isinstance(metric, IdentityMetric):
             return self._unidentified(metric)
+        if isinstance(metric, Perplexity):
+            return self._own_words(metric)
         if isinstance(metric, CaptionMetric | Recall):
             return metric.lacks(self.captioned.captions or ())
         if isinstance(metric, Nll) and "captions" not in self.source.known:
@@ -188,6 +193,18 @@ class Workbench:
                 return judge
             if isinstance(metric, TopLabels):
                 return strangers(self.source.classes, judge.classes, judge.width)
+        return None
+
+    def _own_words(self, metric: Perplexity) -> str | None:
+        for text in self.attacks:
+            attack = self.attack(text)
+            try:
+                folder = attack.writer() if isinstance(attack, Spoken) and attack.recovers == "captions" else None
+            except SeepageError:
+                continue  # its cell will fail with this reason
+            if folder is not None and metric.is_of(folder):
+                name, model = text.partition(":")[0], printable(metric.model or "")
+                return f"perplexity: {model} is the language model that writes {name}'s captions: name another"
         return None
 
     @cached_property

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..files import printable
 from ..hubs import first_line, quiet_transformers
 from ..minilm import readable
+from ..pictures import file_sha256
 from ..registry import register
 from ..types import Captions, NotRunError, Pictures, Recovery, Shape
 from .base import Judge
@@ -58,6 +59,15 @@ class Perplexity:
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             return f"perplexity: {printable(self.model)} holds no causal language model: {first_line(error)}"
         return None
+
+    def is_of(self, folder: Path) -> bool:
+        """Return whether a folder has the very weights of this model: the same bytes, wherever they lie."""
+        if self.model is None:
+            return False
+        mine, theirs = (
+            {path.stat().st_size: path for path in one.glob("*.safetensors")} for one in (self.model, folder)
+        )
+        return any(file_sha256(mine[size]) == file_sha256(theirs[size]) for size in mine.keys() & theirs.keys())
 
     def __call__(
         self, truth: Pictures, recovery: Recovery, judge: Judge | None = None, gallery: Pictures | None = None

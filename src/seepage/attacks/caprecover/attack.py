@@ -32,7 +32,7 @@ from . import adapter
 from .adapter import Header
 from .fitting import TRAIN, Course, Lessons, begun, gather, header_of, rehearsal, train
 from .generation import Decode, Decoding
-from .language import DEFAULT, EXTRA, LanguageModel, load
+from .language import DEFAULT, EXTRA, LanguageModel, folder_of, load
 from .model import CapRecoverModel, ModelConfig
 from .qformer import QFormerConfig
 from .recoverer import CapRecoverer
@@ -190,6 +190,17 @@ class CapRecover(adapter.FromAdapter):
         if self.read == "label" or self._lacks_extra:
             return ()
         return (*((DEFAULT,) if self.language in ("", DEFAULT) else ()), "minilm", "minilm_tokenizer")
+
+    def writer(self) -> Path | None:
+        """Return the folder of the language model, None where the read-out names classes or the model is random.
+
+        Raises:
+            AdapterError, LanguageError, AssetError, PretrainedError: the adapter or the model cannot be had.
+        """
+        if self.read == "label" or self._lacks_extra:
+            return None
+        known = "" if self.adapter is None else adapter.read_header(self.adapter).config.language
+        return folder_of(self.language or known or DEFAULT)
 
     def places(self) -> tuple[str, ...] | None:
         """Return the layers that the adapter was trained at; run on to one of them, a leak may be of any.

@@ -164,26 +164,48 @@ def load(name: str, device: torch.device | str = "cpu", dtype: torch.dtype = tor
     return _load(name, str(device), dtype)
 
 
+def folder_of(name: str) -> Path | None:
+    """Return the folder that a language model is loaded from, dequantised where it must be; None for one at random.
+
+    Raises:
+        LanguageError, AssetError, PretrainedError, GgufError: it cannot be had.
+    """
+    if _random_type(name):
+        return None
+    if name == DEFAULT:
+        return dequantised(assets.fetch(DEFAULT), assets.TEXT[DEFAULT].sha256)
+    if name.endswith(".gguf"):
+        path = _gguf(name)
+        return dequantised(path, file_sha256(path))
+    return resolve(name, _INSTEAD)
+
+
+def _random_type(name: str) -> bool:
+    from transformers import CONFIG_MAPPING
+
+    return name.partition(":")[0] in CONFIG_MAPPING
+
+
+def _gguf(name: str) -> Path:
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise LanguageError(f"no file {printable(path)}; type {_INSTEAD}")
+    return path
+
+
 @functools.lru_cache(maxsize=1)
 def _load(name: str, device: str, dtype: torch.dtype) -> LanguageModel:
     if importlib.util.find_spec("transformers") is None:
         raise LanguageError(f"the language model {name} needs {EXTRA}")
-    from transformers import CONFIG_MAPPING
-
-    typed, _, settings = name.partition(":")
-    if typed in CONFIG_MAPPING:
+    folder = folder_of(name)
+    if folder is None:
+        typed, _, settings = name.partition(":")
         found = _random(name, typed, settings)
     elif name == DEFAULT:
-        path = assets.fetch(DEFAULT)
-        found = _folder(name, dequantised(path, assets.TEXT[DEFAULT].sha256), assets.TEXT[DEFAULT].sha256, dtype)
+        found = _folder(name, folder, assets.TEXT[DEFAULT].sha256, dtype)
     elif name.endswith(".gguf"):
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise LanguageError(f"no file {printable(path)}; type {_INSTEAD}")
-        sha256 = file_sha256(path)
-        found = _folder(name, dequantised(path, sha256), sha256, dtype)
+        found = _folder(name, folder, file_sha256(_gguf(name)), dtype)
     else:
-        folder = resolve(name, _INSTEAD)
         found = _folder(name, folder, folder_sha256(folder), dtype)
     found.network.to(device=device, dtype=dtype)
     if dtype == torch.bfloat16 and device == "cpu":
