@@ -358,7 +358,8 @@ def test_captions_are_ranked_once_aligned(language: str) -> None:
     attack = CapRecover(language=language, steps=60, lr=5e-3, **{**SMALL, "align": 200})  # type: ignore[arg-type]
 
     def query(images: torch.Tensor) -> Leak:
-        return leaks().rows(0, len(images))
+        """A victim whose pictures say in their first pixel which leak they give."""
+        return leaks().with_features(leaks().features[images[:, 0, 0, 0].long()])
 
     known = replace(knowledge(leaks(), captioned()), query=query)
     fitted = attack.fit(known, torch.Generator().manual_seed(0))
@@ -367,17 +368,26 @@ def test_captions_are_ranked_once_aligned(language: str) -> None:
     assert scores is not None
     assert (scores.argmax(1) == torch.arange(8)).float().mean() >= 0.75
     vectors = torch.stack([recoverer.minilm.loaded().one(text) for text in CAPTIONS])
-    by_vector, by_picture = fitted.score(leaks(), vectors), fitted.score(leaks(), torch.zeros(8, 3, 2, 2))
+    shuffled = torch.tensor([5, 2, 7, 0, 1, 6, 4, 3, 2])
+    shown = shuffled[:, None, None, None].float().expand(9, 3, 2, 2)
+    by_vector, by_picture = fitted.score(leaks(), vectors), fitted.score(leaks(), shown)
     assert by_vector is not None
     assert by_picture is not None
     assert torch.allclose(by_vector, scores, atol=1e-5)
-    assert by_picture.argmax(1).tolist() == list(range(8))
+    assert by_picture.shape == (8, 9)
+    assert shuffled[by_picture.argmax(1)].tolist() == list(range(8))
+    assert torch.allclose(by_picture[:, 1], by_picture[:, 8])  # one picture, shown twice
     model = fitted.model  # type: ignore[attr-defined]
     own = model.vectors(model.queries(leaks().header.layer, leaks().features))
     assert torch.allclose(scores, own @ nn.functional.normalize(vectors @ model.wording.weight.T, dim=1).T, atol=1e-5)
     assert not torch.allclose(model.wording.weight, torch.eye(384), atol=1e-2)
     with pytest.raises(SeepageError, match="candidates are sentences"):
         fitted.score(leaks(), torch.zeros(8, 5))
+    fitted._query = lambda images: leaks().with_features(torch.ones(len(images), 6, 5, 5))  # type: ignore[attr-defined]
+    with pytest.raises(SeepageError, match="4, 4"):
+        fitted.score(leaks(), shown)
+    fitted._query = None  # type: ignore[attr-defined]
+    assert fitted.score(leaks(), shown) is None  # nobody can be asked
     silent = fitted.score(leaks().with_features(torch.zeros(8, 6, 4, 4)), CAPTIONS)
     assert silent is not None
     assert silent.isnan().all()
