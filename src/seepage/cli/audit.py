@@ -160,6 +160,10 @@ def _finish(folder: Path, cells: Sequence[Cell], redact: bool) -> Path:
     path = reports.write(cells, folder, redact=redact)
     columns, rows = reports.rows(cells)
     table(columns, rows, right=columns[2:])
+    told = None if redact else reports.sentences(cells)
+    if told is not None:
+        say("")
+        table(*told)
     return Path(path)
 
 

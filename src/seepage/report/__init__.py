@@ -9,11 +9,12 @@ from pathlib import Path
 from ..schema import Cell
 from .html import render
 from .redact import redacted
+from .sentences import sentences
 from .spreadsheet import to_csv
 from .tables import rows
 from .verdict import LayerVerdict, Verdict, distinct, verdicts
 
-__all__ = ["LayerVerdict", "Verdict", "rows", "verdicts", "write"]
+__all__ = ["LayerVerdict", "Verdict", "rows", "sentences", "verdicts", "write"]
 
 
 def write(cells: Sequence[Cell], folder: Path, *, redact: bool = False) -> Path:
