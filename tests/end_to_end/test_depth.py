@@ -68,6 +68,18 @@ def test_what_has_no_control_is_not_drawn() -> None:
     assert curves([cell("early", [1.0], recovery=None), cell("deep", [2.0], recovery=None)], ["early", "deep"]) == ()
 
 
+def test_a_metric_that_all_cuts_have_a_control_for_comes_first() -> None:
+    """CIDEr has a ceiling only where every picture has two references: ROUGE-L is drawn then."""
+
+    def captions(layer: str) -> Cell:
+        bare = cell(layer, [1.0, 2.0], recovery=None, attack="caprecover")
+        drawn = cell(layer, [0.1, 0.2], attack="caprecover").summary["psnr"]
+        return bare.model_copy(update={"summary": {"cider": bare.summary["psnr"], "rouge_l": drawn}})
+
+    (curve,) = curves([captions("early"), captions("deep")], ["early", "deep"])
+    assert (curve.recovers, curve.metric, len(curve.points)) == ("captions", "rouge_l", 2)
+
+
 def test_two_adapters_are_two_curves() -> None:
     """One read where it was trained, one that leaks are run on to, and another of the former."""
     attacks = {

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..attacks.caprecover import adapter
 from ..audit.request import Request
 from ..audit.statistics import paired_difference
 from ..audit.workbench import Workbench
@@ -20,7 +21,7 @@ _METRICS: Mapping[Recovers, tuple[str, ...]] = {
     "captions": ("cider", "cosine", "rouge_l"),
     "labels": ("top1",),
 }
-"""What each kind of recovery is compared by: the first of these that every cell has."""
+"""What each kind of recovery is compared by: the first of these that every cell has, with a control beside it."""
 _SHARES = {"psnr": "mse"}
 """Where recovery, from the strongest null control to the truth, is counted on another metric."""
 
@@ -77,19 +78,35 @@ class Step:
 def bench_of(asked: Request) -> Workbench:
     """Return the audit to run: where no attack is named, the strongest on pictures, words and labels that can be run.
 
+    Beside what reads words behind the last cut, to which every leak can be run on, comes what was trained for several
+    cuts: who holds nothing but an early leak reads less.
+
     Raises:
         DepthError: there are fewer than two cuts.
         SeepageError: the audit cannot be had as it was asked for.
     """
     bench = Workbench(asked)
     if not asked.attacks:
-        bench = Workbench(replace(asked, attacks=strongest(bench)))
+        bench = Workbench(replace(asked, attacks=(*strongest(bench), *_where_cut(bench))))
     if len(bench.layers) < 2:
         raise DepthError(
             f"{asked.victim} at {', '.join(bench.layers)} has one depth alone: name two cuts at least with --layer, of "
             f"those that seepage layers {asked.victim} lists"
         )
     return bench
+
+
+def _where_cut(bench: Workbench) -> tuple[str, ...]:
+    """Return the attacks that ship for several of these cuts, where none that was asked for is beyond them."""
+    if bench.request.size is not None:
+        return ()
+    cuts = set(bench.layers)
+    found = adapter.by_depth(bench.victim.name)
+    return tuple(
+        text
+        for text, own in found.items()
+        if len(cuts & set(own)) > 1 and (not bench.request.layers or cuts <= set(own))
+    )
 
 
 def leakage(bench: Workbench, cells: Sequence[Cell]) -> dict[str, Any]:
@@ -107,8 +124,18 @@ def leakage(bench: Workbench, cells: Sequence[Cell]) -> dict[str, Any]:
             f"{names[cell.spec.attack]} at {cell.spec.layer}: {cell.status.replace('_', ' ')}: {cell.message}"
             for cell in cells
             if cell.status != "done"
-        ],
+        ]
+        + [f"{name}: no score that all its cuts have, with a control beside it" for name in _undrawn(cells, drawn)],
     }
+
+
+def _undrawn(cells: Sequence[Cell], drawn: Sequence[Curve]) -> list[str]:
+    names, there = _names(cells), {curve.attack for curve in drawn}
+    return list(
+        dict.fromkeys(
+            names[cell.spec.attack] for cell in cells if cell.status == "done" and names[cell.spec.attack] not in there
+        )
+    )
 
 
 def curves(cells: Sequence[Cell], layers: Sequence[str]) -> tuple[Curve, ...]:
@@ -184,10 +211,19 @@ def _settings(attack: str) -> dict[str, str]:
 
 
 def _metric(cells: Sequence[Cell]) -> tuple[Recovers, str] | None:
-    for recovers, keys in _METRICS.items():
-        for key in keys:
-            if all(key in cell.summary and not math.isnan(cell.summary[key].mean) for cell in cells):
-                return recovers, key
+    """Return what cells are compared by: what all have with a control beside it, else what all have."""
+
+    def drawn(key: str) -> bool:
+        return all(key in cell.summary and _point("", cell.summary[key], _share(cell, key)) for cell in cells)
+
+    def there(key: str) -> bool:
+        return all(key in cell.summary and not math.isnan(cell.summary[key].mean) for cell in cells)
+
+    for suits in (drawn, there):
+        for recovers, keys in _METRICS.items():
+            for key in keys:
+                if suits(key):
+                    return recovers, key
     return None
 
 
@@ -196,7 +232,13 @@ def _share(cell: Cell, metric: str) -> Stats | None:
 
 
 def _point(layer: str, stats: Stats, share: Stats | None) -> Point | None:
-    if share is None or share.recovery is None or share.recovery_low is None or share.recovery_high is None:
+    if (
+        math.isnan(stats.mean)
+        or share is None
+        or share.recovery is None
+        or share.recovery_low is None
+        or share.recovery_high is None
+    ):
         return None
     three = share.recovery, share.recovery_low, share.recovery_high
     return Point(layer, stats.n, stats.mean, stats.ci_low, stats.ci_high, *three)

@@ -183,6 +183,12 @@ def ready_for(victim: str) -> tuple[str, ...]:
     return (f"caprecover:adapter={name},through={list(own[name].layers)[-1]}",)
 
 
+def by_depth(victim: str) -> Mapping[str, tuple[str, ...]]:
+    """Return the attacks that ship trained for several cuts of a victim, each read where it is, with those cuts."""
+    own = {name: one for name, one in shipped().items() if f"{one.victim}@".startswith(f"{victim}@")}
+    return {f"caprecover:adapter={name}": tuple(one.layers) for name, one in own.items() if len(one.layers) > 1}
+
+
 def located(path: Path) -> Path:
     """Return where an adapter lies: what is no file may be the name of one that comes with the package."""
     own = Path(str(_SHIPPED)) / f"{path.name}.safetensors"
