@@ -280,6 +280,27 @@ def test_labels_are_read_out(tmp_path: Path) -> None:
         CapRecover().load(tmp_path / "adapter", Knowledge((3, 2, 2)))
 
 
+def test_labels_by_number_are_read_out_by_number(tmp_path: Path) -> None:
+    """What a victim calls its own classes says nothing of those that a read-out learned."""
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 0])
+    pictures = replace(captioned(labels=labels), captions=None, classes=None)
+    attack = CapRecover(read="label", steps=60, lr=1e-2, **SMALL)  # type: ignore[arg-type]
+    attack.fit(knowledge(leaks(), replace(pictures, classes=NAMES[:3])), torch.Generator().manual_seed(0)).save(
+        tmp_path / "named"
+    )
+    model, header = adapter.read(tmp_path / "named")
+    adapter.write(tmp_path / "adapter", model, replace(header, classes=None))
+    for classes in (None, NAMES):
+        fitted = attack.load(tmp_path / "adapter", Knowledge((3, 2, 2), classes=classes))
+        recovery, constant = fitted.recover(leaks(), draws(8)), fitted.constant(2)
+        assert isinstance(recovery.value, Labels)
+        assert recovery.value.classes is None
+        assert recovery.value.scores.argmax(1).tolist() == labels.tolist()
+        assert constant is not None
+        assert constant.value.scores.shape == (2, 3)
+        assert constant.value.classes is None
+
+
 def test_words_name_classes(attack: CapRecover, fitted: Recoverer, tmp_path: Path) -> None:
     fitted.save(tmp_path / "adapter")
     known = Knowledge((3, 2, 2), classes=NAMES)

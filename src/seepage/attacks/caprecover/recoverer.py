@@ -40,7 +40,9 @@ class CapRecoverer(Recoverer):
         self.read, self.how, self.batch, self._language = read, how, batch, language or header.config.language
         self.model = model.eval().requires_grad_(False)
         self.header = header
-        self.classes = header.classes or knowledge.classes or ()
+        # A read-out knows the classes that it learned, by name or by number; words can name any.
+        self.classes = header.classes or (() if read == "label" else knowledge.classes) or ()
+        self._width = model.config.classes if read == "label" else len(self.classes)
         self._query = knowledge.query
         self.layer = layer or _layer(header, knowledge)
         self._device = torch.device("cpu")
@@ -74,9 +76,9 @@ class CapRecoverer(Recoverer):
                 return None
             value = Captions((self.header.caption,) * n, torch.full((n,), torch.nan))
         else:
-            if self.header.label is None or not self.classes:
+            if self.header.label is None or not self._width:
                 return None
-            value = Labels(torch.eye(len(self.classes))[self.header.label].repeat(n, 1), self.classes)
+            value = Labels(torch.eye(self._width)[self.header.label].repeat(n, 1), self.classes or None)
         return Recovery(value, (Status("stopped", "no leak"),) * n, torch.zeros(n, dtype=torch.long))
 
     @torch.no_grad()
@@ -195,12 +197,13 @@ class CapRecoverer(Recoverer):
     ) -> Float[Tensor, "classes"]:
         """Score classes by the longest name that the caption says; of equals, by how likely their sentence is.
 
-        Where it says none, all are equal. Those too many for the language model come below, by alignment.
+        Where it says none, all are equal. Those too many for the language model come below, by alignment, if there is
+        one: else it is asked about them all.
         """
         said = torch.tensor(words.matches(text, self.classes), dtype=torch.float32)
         scores = said.clone()
         equal = (said == said.max()).nonzero().flatten()
-        if len(equal) > _FEW_CLASSES or (len(equal) < len(said) and self.header.aligned):
+        if self.header.aligned and (len(equal) > _FEW_CLASSES or len(equal) < len(said)):
             fit = self.model.sentences(_text(self.classes, self.classes)) @ vector
             scores = torch.where(said > 0, scores, (fit.cpu() - 3) / 4)  # below 0, in (-1, -1/2)
             equal = equal[fit.cpu()[equal].topk(min(len(equal), _FEW_CLASSES)).indices]
@@ -221,7 +224,7 @@ class CapRecoverer(Recoverer):
                     row = next(place)
                     texts[row], likelihood[row] = text, value
             return Captions(tuple(texts), likelihood)
-        scores = torch.full((rows, len(self.classes)), torch.nan)
+        scores = torch.full((rows, self._width), torch.nan)
         if parts:
             scores[list(good)] = torch.cat([part.scores for part in parts if isinstance(part, Labels)])
         return Labels(scores, self.classes or None)
