@@ -121,8 +121,8 @@ class Stats(Record):
 
     `worst` is the mean of the most-leaking decile (at least one sample), `ci_low, ci_high` the 95 % bootstrap interval
     of the mean, `recovery` 0 at the strongest null control and 1 at the truth, or at the ceiling where no value is
-    perfect, with its own interval, `corpus` the value where it is not the mean. `n` counts the samples that have a
-    value, `n_failed` those that failed.
+    perfect, with its own interval, `corpus` the value where it is not the mean, with its own where it comes from sums.
+    `n` counts the samples that have a value, `n_failed` those that failed.
     """
 
     mean: float
@@ -138,6 +138,8 @@ class Stats(Record):
     recovery_low: float | None = None
     recovery_high: float | None = None
     corpus: float | None = None
+    corpus_low: float | None = None
+    corpus_high: float | None = None
 
 
 class Scale(Record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from seepage.audit.request import CAPTION_METRICS, Request
 from seepage.audit.workbench import Workbench
 from seepage.metrics import Bleu4, Cider, RougeL
 from seepage.metrics.fluency import repetition
+from seepage.metrics.sentences import Pair
 from seepage.schema import Cell
 from seepage.store import Store
 from seepage.types import Captions, Knowledge, Leak, Pictures, Recoverer, Recovery, Status
@@ -168,6 +170,35 @@ def test_captions_are_scored_beside_controls_and_ceiling(
     assert rouge["constant"].mean == pytest.approx(RougeL()(ALL, captions(*["a dog on the grass"] * 4)).mean().item())
     assert rouge["prior"].mean < rouge["constant"].mean
     assert cell.summary["rouge_l"].recovery is not None
+
+
+def test_the_terminal_shows_what_was_said(victim: str, pictures: Path, tmp_path: Path, seepage: Run) -> None:
+    asked = ("audit", victim, pictures, "--attack", "namer", "--metric", "rouge_l", "--layer", "mix")
+    _, out, _ = seepage(*asked, "-o", tmp_path / "o")
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "picture said of its leak at mix, by namer said by a person" in lines
+    assert "4.png a blue dog runs on the ? grass a blue sea under a grey sky" in lines
+    assert "3.png a green dog runs on the ? grass –" in lines, out
+    assert lines[-1].endswith("report.html")
+    for redacted in (seepage(*asked, "--redact", "-o", tmp_path / "r"), seepage("report", tmp_path / "o", "--redact")):
+        assert redacted[0] == 0
+        assert "said" not in redacted[1]
+
+
+def test_the_corpus_value_of_bleu_has_an_interval_of_its_own(
+    victim: str, pictures: Path, tmp_path: Path, seepage: Run
+) -> None:
+    stats = audit(seepage, victim, pictures, tmp_path / "o").summary["bleu4"]
+    pairs = [Pair(said(colour), CAPTIONS[name]) for colour, name in zip(("red", "green", "blue", "red"), ALL.ids)]
+    drawn = random.Random(0)
+    values = sorted(Bleu4().pooled(drawn.choices(pairs, k=4)) for _ in range(4000))
+    assert stats.corpus is not None
+    assert stats.corpus_low is not None
+    assert stats.corpus_high is not None
+    assert stats.corpus_low < stats.corpus < stats.corpus_high
+    assert stats.corpus_low == pytest.approx(values[100], abs=0.02)
+    assert stats.corpus_high == pytest.approx(values[-100], abs=0.02)
+    assert f"{stats.corpus:.3f} (" in (tmp_path / "o" / "report.html").read_text()
 
 
 def test_where_no_caption_is_perfect_recovery_runs_to_the_person(victim: str, tmp_path: Path, seepage: Run) -> None:

@@ -23,6 +23,7 @@ from ..metrics.fluency import Repetition
 from ..metrics.label import TopLabels
 from ..metrics.likelihood import Likelihood, NllGap
 from ..metrics.perplexity import Perplexity
+from ..metrics.sentences import CaptionMetric
 from ..schema import Cell, Check, Cost, Environment, Protection, Scale, Spec, Stats
 from ..store import SampleLine
 from ..types import Captions, Metric, Recovery, Scores, SplitModel, Status
@@ -31,7 +32,7 @@ from .exposure import NAIVE, NONE, Exposure
 from .gradients import gradient_masking
 from .rows import take
 from .scoring import CEILINGS
-from .statistics import describe, with_recovery
+from .statistics import describe, interval_of_sums, with_recovery
 from .workbench import Workbench
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-image")
@@ -154,21 +155,26 @@ def _summarise(
         truth = metric.perfect if metric.perfect is not None or fluent or not ceilings else ceilings[0]
         higher = metric.higher_means_more_leakage
         summary[name] = with_recovery(stats, values, against, perfect=truth, higher_leaks=higher)
-        summary[name] = summary[name].model_copy(update={"corpus": _corpus(bench, having, metric)})
+        summary[name] = summary[name].model_copy(update=_corpus(bench, having, metric))
         for control, scores in nulls.items():
             controls.setdefault(control, {})[name] = describe(scores, higher_leaks=metric.higher_means_more_leakage)
     return summary, controls
 
 
-def _corpus(bench: Workbench, lines: Sequence[SampleLine], metric: Metric) -> float | None:
-    """The score of all captions together, where the records hold them: a redacted one does not."""
+def _corpus(bench: Workbench, lines: Sequence[SampleLine], metric: Metric) -> dict[str, float | None]:
+    """The score of all captions together, where the records hold them: a redacted one does not. With its interval."""
     texts = [line.sample.recovered.caption for line in lines if line.sample.recovered is not None]
     known = tuple(text for text in texts if text is not None)
     if Captions not in metric.reads or len(known) < len(lines):
-        return None
+        return {}
     unsaid, status = torch.full((len(known),), torch.nan), (Status("stopped"),) * len(known)
     recovery = Recovery(Captions(known, unsaid), status, torch.zeros(len(known), dtype=torch.long))
-    return metric.corpus(take(bench.captioned, [line.index for line in lines]), recovery)
+    truth = take(bench.captioned, [line.index for line in lines])
+    found: dict[str, float | None] = {"corpus": metric.corpus(truth, recovery)}
+    summed = metric.summed(truth, recovery) if isinstance(metric, CaptionMetric) else None
+    if summed is not None:
+        found["corpus_low"], found["corpus_high"] = interval_of_sums(*summed)
+    return found
 
 
 def _scale(metric: Metric) -> Scale:

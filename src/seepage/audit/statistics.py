@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +92,12 @@ def paired_difference(before: Sequence[float], after: Sequence[float]) -> tuple[
         raise ValueError(f"expected as many values before as after and at least one, got {len(before)}, {len(after)}")
     difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     return float(difference.mean()), *_interval(_resampled_means(difference)[0])
+
+
+def interval_of_sums(evidence: Array, of_sums: Callable[[Array], Array]) -> tuple[float, float]:
+    """Return the bootstrap interval, over samples, of a value that comes from the sums of each one's numbers "n k"."""
+    sums = len(evidence) * _resampled_means(*evidence.T)
+    return _interval(of_sums(sums.T))
 
 
 def _gap(mean: float, perfect: float) -> float:

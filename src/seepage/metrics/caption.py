@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+from jaxtyping import Float
+
 from ..registry import register
 from ..types import NotRunError
 from .sentences import CaptionMetric, Documents, Pair
@@ -34,22 +37,30 @@ class Bleu(CaptionMetric):
 
     def scores(self, pairs: Sequence[Pair], documents: Documents) -> list[float]:
         """Score each pair as a corpus of its own."""
-        return [self._bleu([_matches(pair)]) for pair in pairs]
+        return list(map(float, self.of_sums(self.evidence(pairs))))
 
     def pooled(self, pairs: Sequence[Pair]) -> float:
         """Return BLEU over the corpus."""
-        return self._bleu([_matches(pair) for pair in pairs])
+        return float(self.of_sums(self.evidence(pairs).sum(0, keepdims=True))[0])
 
-    def _bleu(self, matches: Sequence[_Matches]) -> float:
-        length, wanted = sum(match.length for match in matches), sum(match.wanted for match in matches)
-        product = 1.0
-        for n in range(self.order):
-            correct = sum(match.correct[n] for match in matches)
-            guessed = sum(max(0, match.length - n) for match in matches)
-            product *= (correct + _TINY) / (guessed + _SMALL)
+    def evidence(self, pairs: Sequence[Pair]) -> Float[np.ndarray, "n k"]:
+        """Return of each pair its words, those of its reference, and by length the runs that are right and all runs."""
+        found = [_matches(pair) for pair in pairs]
+        rows = [
+            (one.length, one.wanted, *one.correct[: self.order], *(max(0, one.length - n) for n in range(self.order)))
+            for one in found
+        ]
+        return np.array(rows, dtype=np.float64).reshape(len(pairs), 2 + 2 * self.order)
+
+    def of_sums(self, sums: Float[np.ndarray, "r k"]) -> Float[np.ndarray, "r"]:
+        """Return BLEU from what captions' evidence sums up to."""
+        length, wanted = sums[:, 0], sums[:, 1]
+        correct, guessed = sums[:, 2 : 2 + self.order], sums[:, 2 + self.order :]
+        product = ((correct + _TINY) / (guessed + _SMALL)).prod(1)
         ratio = (length + _TINY) / (wanted + _SMALL)
-        brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
-        return brevity * math.pow(product, 1 / self.order)
+        brevity = np.exp(np.minimum(0.0, 1 - 1 / ratio))
+        score: Float[np.ndarray, "r"] = brevity * product ** (1 / self.order)
+        return score
 
 
 @register("metric", "bleu1")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +18,23 @@ from .tokens import words
 
 Documents = tuple[tuple[str, ...], ...]
 """The reference captions of every picture of a corpus."""
+
+
+Summed = tuple[Float[np.ndarray, "n k"], Callable[[Float[np.ndarray, "r k"]], Float[np.ndarray, "r"]]]
+"""Numbers of single pictures, and what makes a corpus' value of their sums: drawn again, they give its interval."""
+
+
+@runtime_checkable
+class Additive(Protocol):
+    """A metric whose value over a corpus is one of sums over its captions."""
+
+    def evidence(self, pairs: Sequence[Pair]) -> Float[np.ndarray, "n k"]:
+        """Return what is summed, a row a pair."""
+        ...
+
+    def of_sums(self, sums: Float[np.ndarray, "r k"]) -> Float[np.ndarray, "r"]:
+        """Return the value of such sums."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -81,6 +99,15 @@ class CaptionMetric(ABC):
         """
         having = [pair for pair in self._rows(truth, recovery) if pair is not None]
         return self.pooled(having) if having else None
+
+    def summed(self, truth: Pictures, recovery: Recovery) -> Summed | None:
+        """Return what the corpus value comes from, a row a picture with references; None where it is no sum's.
+
+        Raises:
+            NotRunError, SeepageError: as when called.
+        """
+        having = [pair for pair in self._rows(truth, recovery) if pair is not None]
+        return (self.evidence(having), self.of_sums) if isinstance(self, Additive) and having else None
 
     @abstractmethod
     def scores(self, pairs: Sequence[Pair], documents: Documents) -> list[float]:
