@@ -6,7 +6,8 @@ A cell is a preset: a victim, a cut, training and test pictures, BLIP-2's Q-Form
 epochs and beams as the paper and its README give them. DIR is where the data sets lie in the layouts they are published
 in, one folder a set (`coco`, `cifar10`, `tiny_imagenet`, `imagenet`) or all in one. What is absent is named and its
 cell not run; the others run through the store, so that a kill loses nothing. `--random` takes the victims with random
-weights: that shows that a cell runs, and its scores are none of the paper's. Writes `results/paper.md` and `.json`.
+weights: that shows that a cell runs, and its scores are none of the paper's. Ours is of BLEU the corpus' value, of
+others the mean over captions. Writes `results/paper.md` and `.json`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from seepage import assets, data, victims
 from seepage.attacks.caprecover.presets import Preset, preset, presets
 from seepage.audit.request import Request
 from seepage.audit.run import run_audit
+from seepage.schema import Stats
 from seepage.studies.train import TrainRequest, train
 from seepage.types import SeepageError
 
@@ -86,6 +88,12 @@ def name_of(cell: Preset, options: Options) -> str:
     return f"{cell.victim.partition('@')[0]}@random" if options.random else cell.victim
 
 
+def told(options: Options) -> str:
+    """Return what tells a training of these options from the whole one, for its file's name."""
+    few = [f"{count}-{what}" for count, what in ((options.steps, "steps"), (options.limit, "pictures")) if count]
+    return "".join(f"-{part}" for part in (["random"] if options.random else []) + few)
+
+
 def run(cell: Preset, options: Options) -> list[Result]:
     """Train a cell's attack, audit its test pictures and return a line for each published number."""
     victim = name_of(cell, options)
@@ -101,7 +109,7 @@ def run(cell: Preset, options: Options) -> list[Result]:
         victim,
         (cell.layer,),
         place(cell.train, options.root),
-        home / "training" / "paper" / f"{cell.name}{'-random' if options.random else ''}.safetensors",
+        home / "training" / "paper" / f"{cell.name}{told(options)}.safetensors",
         steps=options.steps,
         limit=options.limit,
         device=options.device,
@@ -128,10 +136,17 @@ def run(cell: Preset, options: Options) -> list[Result]:
     for key, number in published.items():
         stats = scores.get(key)
         reason = found.unavailable.get(key, "no value") if stats is None else ""
-        value = None if stats is None else stats.mean if stats.corpus is None else stats.corpus
-        low, high, n = (None, None, 0) if stats is None else (stats.ci_low, stats.ci_high, stats.n)
-        lines.append(Result(*said, key, number, value, low, high, n, reason))
+        lines.append(Result(*said, key, number, *figures(stats), reason))
     return lines
+
+
+def figures(stats: Stats | None) -> tuple[float | None, float | None, float | None, int]:
+    """Return a value, the ends of its interval and n: of the corpus where that has an interval of its own."""
+    if stats is None:
+        return None, None, None, 0
+    if stats.corpus_low is not None:
+        return stats.corpus, stats.corpus_low, stats.corpus_high, stats.n
+    return stats.mean, stats.ci_low, stats.ci_high, stats.n
 
 
 def table(results: Sequence[Result]) -> list[str]:
