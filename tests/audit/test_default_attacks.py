@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from seepage import registry
+from seepage.audit.plan import jobs
 from seepage.audit.request import DEFAULT_ATTACKS, Request
 from seepage.audit.workbench import Workbench
 from seepage.registry import PluginError
+from seepage.studies.depth import bench_of
 
 
 def test_an_audit_without_an_attack_runs_the_default_ones_alone() -> None:
@@ -49,3 +51,41 @@ def test_a_registered_attack_is_not_run_unasked() -> None:
         assert not [text for text in Workbench(Request()).attacks if text.startswith("extra")]
     finally:
         del registry._components["attack"]["extra"]
+
+
+def test_an_attack_is_run_at_the_cuts_that_it_is_made_for() -> None:
+    class Extra:
+        efforts: dict[str, dict[str, int]] = {}  # noqa: RUF012  as attacks have it
+        recovers, access, auxiliary, budget = "images", "black-box", "none", 0
+
+        def fit(self, knowledge, generator, *, workdir=None, progress=None):
+            raise NotImplementedError
+
+        def load(self, path, knowledge):
+            raise NotImplementedError
+
+        def places(self) -> tuple[str, ...]:
+            return "features.10", "features.17", "of.another"
+
+    registry.names("attack")
+    registry.register("attack", "extra")(Extra)
+    usual = Workbench(Request()).layers
+    try:
+        bench = Workbench(Request(attacks=("extra",)))
+        assert bench.layers == tuple(sorted({*usual, "features.10"}, key=lambda name: int(name.split(".")[1])))
+        assert [job.spec.layer for job in jobs(bench)] == ["features.10", "features.17"]
+        assert Workbench(Request(attacks=("extra",), layers=("features.3",))).layers == ("features.3",)
+    finally:
+        del registry._components["attack"]["extra"]
+
+
+def test_depth_reads_words_where_they_are_cut_as_well() -> None:
+    def captioners(request: Request) -> list[str]:
+        texts = bench_of(request).attacks
+        return [text.partition("adapter=")[2].partition(",")[0] for text in texts if text.startswith("caprecover")]
+
+    late, by_depth = "zoo/mobilenet_v2", "zoo/mobilenet_v2_by_depth"
+    assert captioners(Request()) == [late, by_depth]
+    assert captioners(Request(layers=("features.3", "features.13"))) == [late, by_depth]
+    assert captioners(Request(layers=("features.3", "features.4", "features.13"))) == [late]
+    assert captioners(Request(size=96)) == []

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 
 from .. import registry
 from ..attacks.caprecover import adapter
+from ..attacks.equipped import Placed
 from ..attacks.parameters import require_sensible
 from ..metrics.label import Agreement, TopLabels
 from ..registry import PluginError
-from ..types import Attack, Captions, Images, Labels, Metric, Recovers, Scores
+from ..types import Attack, Captions, Images, Labels, Metric, Recovers, Scores, SeepageError
 from .request import (
     CAPTION_METRICS,
     DEFAULT_ATTACKS,
@@ -83,3 +84,11 @@ def metrics_of(request: Request, recovers: Recovers) -> dict[str, Metric]:
 def asks_label_judge(metrics: Iterable[Metric], recovers: Recovers) -> bool:
     """Return whether any of these metrics asks a label judge about what is recovered."""
     return recovers == "images" and any(isinstance(metric, Agreement | TopLabels) for metric in metrics)
+
+
+def places_of(attack: Attack) -> tuple[str, ...]:
+    """Return the cuts that an attack is made for; none where any will do, or where its cells will say what it lacks."""
+    try:
+        return (attack.places() if isinstance(attack, Placed) else None) or ()
+    except SeepageError:
+        return ()

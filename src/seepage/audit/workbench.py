@@ -33,12 +33,13 @@ from ..types import (
     Pictures,
     Recoverer,
     Recovers,
+    SeepageError,
     SplitModel,
 )
 from ..victims.cut import cut, onward
 from ..victims.layers import Layer, default_layers, layers
 from ..victims.victim import Victim
-from .asked import asks_label_judge, attack_of, attacks_of, metrics_of
+from .asked import asks_label_judge, attack_of, attacks_of, metrics_of, places_of
 from .judges import FaceJudge, Judges, LabelJudge
 from .owned import afresh, kept
 from .people import Gallery
@@ -112,8 +113,13 @@ class Workbench:
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
-        """The cuts to audit, in the order asked for."""
-        return tuple(dict.fromkeys(self.request.layers)) or default_layers(self.victim)
+        """The cuts to audit, in the order asked for; unless told, the usual ones and those an attack is made for."""
+        if self.request.layers:
+            return tuple(dict.fromkeys(self.request.layers))
+        usual = default_layers(self.victim)
+        more = {place for text in self.request.attacks for place in places_of(self.attack(text))} - set(usual)
+        rows = [row.name for row in layers(self.victim, every=True)] if more else []
+        return tuple(sorted({*usual, *(more & set(rows))}, key=rows.index)) if more & set(rows) else usual
 
     @cached_property
     def _boundaries(self) -> Mapping[str, Layer]:
