@@ -20,6 +20,7 @@ from seepage.audit.judges import judges_of
 from seepage.audit.request import CAPTION_METRICS, Request
 from seepage.audit.workbench import Workbench
 from seepage.metrics import Bleu4, Cider, RougeL
+from seepage.metrics.constants import best_caption
 from seepage.metrics.fluency import repetition
 from seepage.metrics.sentences import Pair
 from seepage.schema import Cell
@@ -405,3 +406,22 @@ def test_captions_are_not_judged_by_the_language_model_that_wrote_them(
         assert reason == f"perplexity: {same} is the language model that writes told's captions: name another"
     assert lacking(f"told:model={writer}", other) == {}
     assert lacking("namer", writer) == {}
+
+
+def test_the_constant_is_the_best_of_what_was_learned_from(
+    victim: str, pictures: Path, tmp_path: Path, seepage: Run
+) -> None:
+    """What an attack would say of any picture is not the strongest that could be said: that is found beside it."""
+    public = tmp_path / "public"
+    public.mkdir()
+    told = ["a blue sea under a grey sky", "a blue sea under the sky", "two cats sleep", "a blue sea under clouds"]
+    lines = []
+    for index, text in enumerate(told):
+        Image.new("RGB", (16, 16), (7 * index, 9, 11)).save(public / f"{index}.png")
+        lines.append(json.dumps({"file_name": f"{index}.png", "captions": [text]}))
+    (public / "metadata.jsonl").write_text("\n".join(lines))
+    best = best_caption([[text] for text in told])
+    assert "blue sea" in best
+    cell = audit(seepage, victim, pictures, tmp_path / "o", "--public", public)
+    expected = RougeL()(ALL, captions(*[best] * 4)).mean().item()
+    assert cell.controls["constant"]["rouge_l"].mean == pytest.approx(expected)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 from seepage.metrics.caption import Cider
+from seepage.metrics.constants import best_caption, commonest
 from seepage.metrics.sentences import Pair
-from seepage.studies.constants import best_caption, commonest
 
 
 def made_up(count: int) -> list[tuple[str, ...]]:

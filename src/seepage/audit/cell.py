@@ -56,7 +56,7 @@ class CellRun:
         attack = self.bench.attack(self.attack)
         self.exposure.require(attack, self.attack.partition(":")[0])
         recoverer, fit_seconds = fit(self.exposure, attack, self.attack)
-        scorer = Scorer(self.bench, self.exposure, recoverer, attack.recovers)
+        scorer = Scorer(self.bench, self.exposure, recoverer, attack)
         size = batch_size(self.split.image_shape, self.bench.device, attack.budget)
         for start in range(0, len(pending), size):
             group = pending[start : start + size]

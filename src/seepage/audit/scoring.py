@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from .. import seeding
 from ..data.source import UNLABELLED
+from ..metrics.constants import best_caption
 from ..metrics.human import human_ceiling
 from ..metrics.identity import IdentityMetric
 from ..metrics.label import TopLabels, strangers
@@ -18,6 +20,7 @@ from ..metrics.retrieval import candidates
 from ..metrics.sentences import CaptionMetric, referenced
 from ..metrics.tokens import words
 from ..types import (
+    Attack,
     Captions,
     Images,
     Labels,
@@ -25,7 +28,6 @@ from ..types import (
     Metric,
     Pictures,
     Recoverer,
-    Recovers,
     Recovery,
     Scores,
     SeepageError,
@@ -44,6 +46,11 @@ CEILINGS = (ORIGINAL, HUMAN)
 """No null controls: what the originals themselves score where that is not the same for all, and what a person does."""
 
 
+@lru_cache(maxsize=1)
+def _best_caption(captions: tuple[tuple[str, ...], ...]) -> str:
+    return best_caption(captions)
+
+
 @dataclass(frozen=True)
 class Scored:
     """One entry a sample; `labels` what the judge says of the recoveries and of the originals."""
@@ -57,8 +64,10 @@ class Scored:
 class Scorer:
     """Scores recoveries against the truth. It alone holds both."""
 
-    def __init__(self, bench: Workbench, exposure: Exposure, recoverer: Recoverer, recovers: Recovers) -> None:
+    def __init__(self, bench: Workbench, exposure: Exposure, recoverer: Recoverer, attack: Attack) -> None:
+        recovers = attack.recovers
         self._bench = bench
+        self._taught = getattr(attack, "adapter", None) is not None
         self._exposure = exposure
         self._split = exposure.split
         self._recoverer = recoverer
@@ -201,7 +210,7 @@ class Scorer:
         count = len(indices)
         hashes = [self._bench.hashes[index] for index in indices]
         found = {PRIOR: self._recoverer.prior(count, seeding.generators(self._bench.request.seed, "control", hashes))}
-        constant = self._recoverer.constant(count)
+        constant = self._constant(count, recovery)
         if constant is not None:
             found[CONSTANT] = constant
         if isinstance(recovery.value, Images):
@@ -212,6 +221,18 @@ class Scorer:
             if silent.status[0].kind != "failed":
                 found[ZERO_FEATURES] = take_recovery(silent, [0] * count)
         return {name: _on_cpu(control) for name, control in found.items()}
+
+    def _constant(self, count: int, recovery: Recovery) -> Recovery | None:
+        """The one answer that scores best on what was learned from: an adapter brings its own, else it is found."""
+        own = self._recoverer.constant(count)
+        public = self._bench.public
+        if self._taught or public is None or not isinstance(recovery.value, Captions) or "captions" not in public.known:
+            return own
+        best = _best_caption(tuple(entry.captions for entry in public.entries))
+        if not best:
+            return own
+        status, passes = (Status("stopped", "no leak"),) * count, torch.zeros(count, dtype=torch.long)
+        return Recovery(Captions((best,) * count, torch.full((count,), torch.nan)), status, passes)
 
     def _silenced(self, leak: Leak) -> Recovery:
         """What the attack makes of a row of zeros, asked once."""

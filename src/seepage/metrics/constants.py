@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
-from ..metrics.caption import Cider, runs
-from ..metrics.sentences import Pair
-from ..metrics.tokens import words
+from .caption import Cider, runs
+from .sentences import Pair
+from .tokens import words
 
 T = TypeVar("T")
 

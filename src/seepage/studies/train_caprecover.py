@@ -21,9 +21,9 @@ from ..attacks.caprecover.mapper import Standard
 from ..attacks.caprecover.model import CapRecoverModel, ModelConfig, configured
 from ..attacks.caprecover.presets import Preset, as_the_authors
 from ..attacks.loop import Loop
+from ..metrics.constants import best_caption, commonest
 from ..types import Progress
 from .captioned import Captioned, Sentences
-from .constants import best_caption, commonest
 from .material import LEAST, Material, MaterialError
 from .outcome import Outcome, percent
 from .stages import Stage, Watched
