@@ -13,7 +13,9 @@ from seepage.inverses import Generic, Target, rule, serving, steps
 from seepage.inverses.ending import ending, pooled, roofs
 from seepage.inverses.rectified import Rectified
 from seepage.types import Prefix, Segment
+from seepage.victims import load
 from seepage.victims.cifar import PostActivationBlock
+from seepage.victims.cut import cut
 
 
 @pytest.mark.parametrize("block", [PostActivationBlock(4, 4, 1), BasicBlock(4, 4), Bottleneck(4, 1)])
@@ -159,6 +161,43 @@ def test_a_stem_is_walked_together_with_its_activation_and_pooling():
     assert above is not None
     assert end.missed(z, y, above).abs().max() == 0
     assert end.missed(z + 0.1, y, above).abs().max() > 0.09
+
+
+class Written(nn.Module):
+    """A stem as VGG and AlexNet write it: every step a module of its own, the activation in place."""
+
+    def __init__(self, norm: bool) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            seeded(nn.Conv2d(3, 48, 3, padding=1), 3),
+            *([seeded(nn.BatchNorm2d(48), 4)] if norm else []),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.features(images)
+        return out
+
+
+@pytest.mark.parametrize("norm", [True, False], ids=["norm", "no norm"])
+def test_a_stem_that_writes_in_place_is_one_with_what_follows(norm, tmp_path):
+    code = f"def build():\n    from test_rectified import Written\n    return Written({norm})\n"
+    (tmp_path / "written.py").write_text(code)
+    victim = load(f"module/{tmp_path / 'written.py'}:build", size=8)
+    split = cut(victim, f"features.{2 + norm}")
+    (step,) = steps(split.prefix, torch.full((1, 3, 8, 8), 0.5))
+    assert step.segment.in_shape == (3, 8, 8)
+    assert serving(step.segment) == ("stem", Rectified())
+    x = noise(2, 3, 8, 8).mul(0.2).add(0.5).clamp(0, 1)
+    kept = x.clone()
+    y = split.prefix(x)
+    assert torch.equal(step.segment.module(x), y)
+    assert torch.equal(x, kept)
+    nothing = torch.zeros(2)
+    target = Target(y, torch.full_like(x, 0.5), 0.0, 1.0, lambda given: nothing, False, True)
+    found = Rectified().invert(step.segment, target, 300)
+    assert (relative(found, x) < 1e-4).all()  # alone, the pooling leaves three of four numbers open
 
 
 @pytest.mark.parametrize(("activation", "plain"), [(nn.ReLU6(), True), (nn.ReLU(), False)])

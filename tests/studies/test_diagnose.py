@@ -166,6 +166,7 @@ def test_the_command_prints_it(victim: str, capsys: pytest.CaptureFixture[str]) 
     assert rows["4"][-1] == "loses"
     assert rows["3"][-1] == "no"
     assert "estimate" in said
+    assert "|y - S(x)| / |x|" in " ".join(said.split())
 
 
 def test_json_carries_it_beside_the_cut(victim: str, capsys: pytest.CaptureFixture[str]) -> None:

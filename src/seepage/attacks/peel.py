@@ -45,10 +45,16 @@ class Peel:
     """Walk back over the prefix's segments: find what each was given from what it gave, until that is the picture.
 
     Arif, Murugesan, Das, Gittens & Chen, "PEEL the Layers and Find Yourself" (SaTML 2025), Algorithm 1. `walk=chain`
-    hands each recovery to the segment before: one leak is all it sees. A kind of block is solved by its own registered
-    inverse, one without by the generic solver; all segments but the first are solved in the paper's split form instead
-    by `form=constrained`, with multipliers, and by `form=penalty`, as the authors' scripts do. `start=output` is the
-    paper's hypothesis, a block's output for its input where the shapes agree, else zeros or what a grey picture gives,
+    hands each recovery to the segment before: one leak is all it sees. Of each segment f, last to first, it seeks the x
+    with f(x) = y, by least |f(x) - y|^2. The paper's own form, of a block y = S(x) + W2 relu(W1 x), is least
+    |y - S(x) - W2 p|^2 with W1 x = p - n, p >= 0, n >= 0, <p, n> = 0. How other kinds split is our reading: each ReLU
+    has a p and an n; the first of a pre-activation block splits x, the last of a post-activation one has p = y where
+    y > 0.
+
+    A kind of block is solved by its own registered inverse, one without by the generic solver; all segments but the
+    first are solved in the split form instead by `form=constrained`, with multipliers, and by `form=penalty`, as the
+    authors' scripts do. `start=output` is the paper's hypothesis, a block's output for its input where the shapes
+    agree, else zeros or what a grey picture gives,
     whichever fits; `zeros`; `noise` of deviation `noise`; `ridge`, what the picture of a linear decoder gives, fitted
     on `pictures` synthetic ones; `search`: blocks are undone from their outputs as far as that brings synthetic
     pictures back, `joint` finds a picture behind the rest, the walk goes on from what that gives each segment, and

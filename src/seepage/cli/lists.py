@@ -130,8 +130,8 @@ def _print_diagnoses(blocks: Mapping[str, Diagnosis]) -> None:
         )
     columns = ("block", "inverse", "in", "out", "copy noise", "sigma max", "sigma min", "condition", "invertible")
     title = (
-        "at one synthetic picture: numbers in and out, |y - x| / |x|, singular values of the Jacobian; "
-        f"above {EXACT_UP_TO:,} numbers in, >= and <= are bounds from a Lanczos estimate"
+        "at one synthetic picture: numbers in and out, |y - S(x)| / |x| with S the block's shortcut, singular values "
+        f"of the Jacobian; above {EXACT_UP_TO:,} numbers in, >= and <= are bounds from a Lanczos estimate"
     )
     table(columns, shown, right=columns[2:8], title=title)
     rules = {block.rule: block.recovers for block in blocks.values()}

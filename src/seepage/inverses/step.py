@@ -26,7 +26,8 @@ _RANGES: dict[type[nn.Module], Range] = {
 }
 
 
-_BEHIND = (nn.ReLU, nn.ReLU6, nn.MaxPool2d)
+_BEHIND = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.MaxPool2d)
+"""What is joined to the stem before it."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,9 @@ def _known(one: Tensor, other: Tensor) -> Bool[Tensor, "t d"] | None:
 
 
 def joined(segments: Sequence[Segment]) -> list[Segment]:
-    """Return the segments, an activation or a max-pooling made one with the stem before it.
+    """Return the segments, a norm, an activation and a max-pooling made one with the stem before them.
 
-    Alone they leave open much of what they were given; together with the stem they are inequalities on a picture.
+    Alone the latter two leave open much of what they were given; with the stem they are inequalities on a picture.
     """
     found: list[Segment] = []
     for segment in segments:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -130,7 +131,7 @@ class _Way:
             fed = given.clone()
             version = fed._version
             if _error(module, fed, expected) <= TOLERANCE:
-                whole = module if fed._version == version else nn.Sequential(Kept(), module)
+                whole = module if fed._version == version else _apart(module)
                 assert chain is not None
                 return Segment(end.label, self._segment_kind(chain, start), whole, in_shape, end.shape)
         through = Through(self.network, None if start is None else start.site, end.site, self.victim.image_shape)
@@ -186,6 +187,15 @@ class _Way:
     @property
     def _plain(self) -> bool:
         return isinstance(self.network.normalise, nn.Identity)
+
+
+def _apart(module: nn.Module) -> nn.Module:
+    """Return what computes the same and leaves its input as it was: an activation stays one, for its rule to see."""
+    if getattr(module, "inplace", False) and next(module.children(), None) is None:
+        found: Any = copy.copy(module)
+        found.inplace = False
+        return found
+    return nn.Sequential(Kept(), module)
 
 
 def _one(steps: list[nn.Module]) -> nn.Module:
