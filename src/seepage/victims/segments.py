@@ -192,8 +192,8 @@ class _Way:
 def _apart(module: nn.Module) -> nn.Module:
     """Return what computes the same and leaves its input as it was: an activation stays one, for its rule to see."""
     if getattr(module, "inplace", False) and next(module.children(), None) is None:
-        found: Any = copy.copy(module)
-        found.inplace = False
+        found = copy.copy(module)
+        vars(found)["inplace"] = False
         return found
     return nn.Sequential(Kept(), module)
 
