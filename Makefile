@@ -49,7 +49,10 @@ bench-peel: setup  ## PEEL's block, tables, figures and claims
 	$(BIN)/python benchmarks/peel_block.py
 	$(BIN)/python benchmarks/train_xray.py
 	$(BIN)/python benchmarks/train_face_judge.py
-	$(BIN)/python benchmarks/peel_tables.py
+	$(BIN)/python benchmarks/train_generator.py faces -o $(VENV)/faces.safetensors
+	$(BIN)/python benchmarks/train_generator.py cifar10 -o $(VENV)/cifar10.safetensors
+	$(BIN)/python benchmarks/peel_tables.py --generator faces=$(VENV)/faces.safetensors \
+		--generator cifar10=$(VENV)/cifar10.safetensors
 	$(BIN)/python benchmarks/peel_figures.py --effort standard
 	$(BIN)/python benchmarks/claims.py
 

@@ -26,6 +26,12 @@ def below(first: Interval, second: Interval, factor: float = 1.0) -> bool:
     return first[2] * factor < second[1]
 
 
+def shown(value: Interval, digits: str = ".1f") -> str:
+    """Return a figure with its interval."""
+    mean, low, high = (format(one, digits) for one in value)
+    return f"{mean} [{low}, {high}]"
+
+
 def counted(outcomes: Sequence[bool], words: str) -> Verdict:
     """Return the verdict over rows; `words` says what held in how many of them."""
     if not outcomes:

@@ -81,7 +81,8 @@ def tables(*cells: dict) -> dict:
 
 def test_a_claim_without_figures_is_not_tested(benchmark):
     claims = benchmark("claims")
-    told = [(claim, test({})) for claim, test in claims.CLAIMS] + claims.caption_claims.told({})
+    told = [(claim, test({})) for claim, test in claims.CLAIMS]
+    told += claims.factor_claims.told({}) + claims.caption_claims.told({})
     assert {verdict.verdict for _, verdict in told} == {"not tested"}
     assert claims.page({}).count("| not tested |") == len(told) > len(claims.CLAIMS)
 
@@ -115,6 +116,29 @@ def test_other_claims_are_read_off_the_same_cells(benchmark):
     assert claims.solved({"peel_block": {"rows": [block]}}).verdict == "reproduced"
     assert claims.solved({"peel_block": {"rows": [block | {"relative": [0.2]}]}}).verdict == "partly"
     assert claims.maps({"peel_figures": {"errors": {"chain": {"relu": 0.9, "layer1": 0.2}}}}).verdict == "partly"
+
+
+def test_factors_are_compared_with_the_usual_network_alone(benchmark):
+    claims = benchmark("claims")
+
+    def row(factor: str, level: str, psnr: float, *, trained: bool = False, attack: str = "joint", layer: str = "4"):
+        stats = {"mean": psnr, "ci_low": psnr - 1, "ci_high": psnr + 1}
+        said = {"factor": factor, "level": level, "trained": trained, "attack": attack, "layer": f"stages.{layer}"}
+        return said | {"psnr": stats}
+
+    skip = [row("skip", "0", 14.0, trained=True), row("skip", "1", 22.0, trained=True)]
+    found = claims.factor_claims.skip_leaks({"factors": skip})
+    assert found.verdict == "reproduced"
+    assert "14.0 [13.0, 15.0] without, 22.0 [21.0, 23.0] with" in found.ours
+    near = [row("skip", "0", 21.5, attack="rmle"), row("skip", "1", 22.0, attack="rmle")]
+    assert claims.factor_claims.skip_leaks({"factors": skip + near}).verdict == "partly"
+    assert claims.factor_claims.skip_leaks({"factors": near}).verdict == "contradicted"
+    assert claims.factor_claims.skip_leaks({"factors": skip[:1]}).verdict == "not tested"
+    pools = [row("pooling", "stride", 20.0), row("pooling", "max", 17.0), row("pooling", "average", 20.5)]
+    shallow = [row("pooling", "max", 90.0, layer="1"), row("pooling", "max", 90.0, attack="rmle")]
+    found = claims.factor_claims.matters({"factors": pools + shallow}, "pooling", "stride")
+    assert found.verdict == "partly"
+    assert "in 1 of 2 others: max 17.0 [16.0, 18.0], average 20.5 [19.5, 21.5]" in found.ours
 
 
 def test_the_hypothesis_is_read_off_the_blocks_of_trained_networks(benchmark):
