@@ -4,8 +4,9 @@
 
 A row is a cell of an audit: a kill loses nothing, the same command goes on, and the table is written after every row.
 CIFAR rows use 32 test files of `cifar10_jpeg.zip` (lossy JPEGs), 224-pixel rows ImageNet samples of the second half of
-the alphabet: n stands in the table, 32, of the slow rows 8, of the slowest 4 or 2. Settings were tuned on training files and on the first half. Seconds
-and passes are a picture's, fitting included. Writes `results/inversion.md` and `.json`.
+the alphabet: n stands in the table, 32, of the slow rows 8, of the slowest 4 or 2. Settings were tuned on training
+files and on the first half. Seconds and passes are a picture's, fitting included. Writes `results/inversion.md` and
+`.json`.
 """
 
 from __future__ import annotations
