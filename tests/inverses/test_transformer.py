@@ -7,9 +7,11 @@ import timm
 import torch
 import transformers
 from torch import Tensor, nn
+from torchvision.models import swin_transformer
 
-from seepage.inverses import Target, Transformer, rule
+from seepage.inverses import Target, Transformer, rule, serving
 from seepage.inverses.halves import halves
+from seepage.inverses.identity_residual import IdentityResidual
 from seepage.types import Segment
 
 
@@ -157,6 +159,17 @@ def test_a_block_of_a_fixed_number_of_tokens_goes_by_the_other_rule():
     y = module(x)
     found = Transformer().invert(segment(module), Target(y, y), 480)
     assert float((found.x - x).norm() / x.norm()) < 1e-4
+
+
+def test_a_block_on_a_map_of_tokens_is_served_as_other_residuals_are():
+    """Swin's windows lie on a map: what a user is told of a block is the rule that is run there."""
+    swin = swin_transformer.SwinTransformerBlock(8, 2, [2, 2], [0, 0]).eval()
+    part = Segment("block", "transformer", swin, (4, 4, 8), (4, 4, 8))
+    assert not Transformer().fits(part)
+    assert serving(part) == ("residual", IdentityResidual())
+    assert serving(segment(AfterNorm().eval()))[0] == "residual"
+    for block in (timm_block(), dinov2_block(), clip_block()):
+        assert serving(segment(block))[0] == "transformer"
 
 
 @pytest.mark.parametrize("passes", [0, 6, 24, 41, 60, 100, 480])

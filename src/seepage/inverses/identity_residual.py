@@ -20,6 +20,7 @@ _NEAR = 1e-2
 _FINER, _MOST, _FEWEST = 1e-3, 30, 4
 
 
+@register("inverse", "residual")
 @register("inverse", "face-residual")
 @register("inverse", "convnext")
 @register("inverse", "linear-bottleneck")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -112,9 +112,15 @@ class Selective(Protocol):
         ...
 
 
+_NEXT: Mapping[str, tuple[str, ...]] = {"transformer": ("residual",)}
+
+
 def serving(segment: Segment) -> tuple[str, Inverse]:
-    """Return the rule that serves a segment, and its name: its kind's, where that fits, affine, or generic."""
-    for name in (rule(segment.kind)[0], AFFINE):
+    """Return the rule that serves a segment, and its name: its kind's, where that fits, affine, or generic.
+
+    A transformer block that has no halves (windows on a map, branches side by side) is a residual like others.
+    """
+    for name in (rule(segment.kind)[0], *_NEXT.get(segment.kind or "", ()), AFFINE):
         inverse: Inverse = registry.build("inverse", name)
         if name != FALLBACK and (not isinstance(inverse, Selective) or inverse.fits(segment)):
             return name, inverse

@@ -48,17 +48,19 @@ class Transformer:
     tolerance: float = 1e-6
 
     def fits(self, segment: Segment) -> bool:
-        """Return whether the block keeps its shape, hence has a skip to follow."""
-        return IdentityResidual().fits(segment)
+        """Return whether the block keeps its shape, hence has a skip to follow, and has the two halves."""
+        if not IdentityResidual().fits(segment):
+            return False
+        weight = next(segment.module.parameters(), torch.zeros(()))
+        return halves(segment.module, _like(segment).to(weight)) is not None
 
     def invert(self, segment: Segment, target: Target, passes: int) -> Solution:
         """Return the block's input. Shapes as in `Target`."""
         other = IdentityResidual(tolerance=self.tolerance)
         free, left = _free(target), passes - _OVERHEAD
-        if not self.fits(segment) or not target.identified or not bool(free.any()) or left < _FEWEST:
+        if not target.identified or not bool(free.any()) or left < _FEWEST:
             return other.invert(segment, target, passes)
-        like = torch.randn(1, *segment.in_shape, generator=torch.Generator().manual_seed(0)).to(target.start)
-        parts = halves(segment.module, like)
+        parts = halves(segment.module, _like(segment).to(target.start)) if other.fits(segment) else None
         if parts is None:
             return other.invert(segment, target, passes)
         early, late = left // _EARLY, left // _LATE
@@ -161,6 +163,11 @@ class _Tokens:
 def _missed(parts: Halves, u: Float[Tensor, "k d"], z: tuple[Tensor, Tensor]) -> Float[Tensor, "k d"]:
     """Return by how much the second half of tokens misses what it gave, relative to its norm."""
     return (parts.second(u[:, None])[:, 0] - z[0]) / z[1]
+
+
+def _like(segment: Segment) -> Float[Tensor, "1 ..."]:
+    """Return something of the shape of the block's input to run it on."""
+    return torch.randn(1, *segment.in_shape, generator=torch.Generator().manual_seed(0))
 
 
 def _free(target: Target) -> Bool[Tensor, "t"]:
