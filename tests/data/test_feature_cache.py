@@ -139,7 +139,9 @@ def test_a_picture_that_could_not_be_read_is_tried_again(source: PictureSource, 
 
 
 @pytest.mark.parametrize(
-    "change", [lambda z: -z, lambda z: z.flip(-1), lambda z: z.flip(1), lambda z: z.roll(1, -2)], ids=str
+    "change",
+    [lambda z: -z, lambda z: z.flip(-1), lambda z: z.flip(1), lambda z: z.roll(1, -2)],
+    ids=["sign", "mirrored", "colours", "order"],
 )
 def test_a_victim_of_the_same_sizes_is_told_apart(change: Callable[[Tensor], Tensor]) -> None:
     """Another sign, a mirrored map, other colours or another order are other features, whatever their sizes."""
