@@ -54,6 +54,7 @@ COLUMNS = (
 READS = ("victim", "layer", "attack", "words", "pairs repeated", "different words", "different pairs")
 MOBILENET, CUTS = "zoo/mobilenet_v2", ("features.3", "features.13", "features.17")
 SHOWN, SHEET_SEED = 20, 7
+AUTHORS = "authors' scheme"
 SHEET_ROWS = ("caprecover", "nearest", "caprecover, one for three cuts")
 Record = dict[str, Any]
 
@@ -126,11 +127,11 @@ def rows(root: Path) -> list[Row]:
     found.append(Row("caprecover, beam 5", shipped, CUTS[-1], options="decoding=beam,beams=5"))
     found += [Row(f"caprecover, seed {one.seed}", one, CUTS[-1]) for one in late[1:]]
     authors = Training("mobilenet_v2-authors", MOBILENET, CUTS[-1:], steps=steps, authors=True)
-    found.append(Row("authors' scheme", authors, CUTS[-1]))
+    found.append(Row(AUTHORS, authors, CUTS[-1]))
     shared = Training("mobilenet_v2-three", MOBILENET, CUTS, steps=2400, storage="int8")
     found += [Row("caprecover, one for three cuts", shared, layer) for layer in reversed(CUTS)]
     shared_authors = Training("mobilenet_v2-three-authors", MOBILENET, CUTS, steps=2400, authors=True)
-    found += [Row("authors' scheme, one for three cuts", shared_authors, layer) for layer in reversed(CUTS)]
+    found += [Row(f"{AUTHORS}, one for three cuts", shared_authors, layer) for layer in reversed(CUTS)]
     vit = f"hf/dinov2:hidden_size=384,num_attention_heads=6@{root / 'weights' / 'dinov2_small_fp16.safetensors'}"
     middle = Training("dinov2_small", vit, ("encoder.layer.5", "encoder.layer.7"), steps=1500)
     found += [Row("caprecover", middle, layer) for layer in reversed(middle.layers)]
@@ -141,6 +142,14 @@ def rows(root: Path) -> list[Row]:
 def three(everything: Sequence[Row]) -> Training:
     """Return the training of one adapter for all cuts."""
     return next(row.training for row in everything if len(row.training.layers) == len(CUTS))
+
+
+def counterpart(row: Row, everything: Sequence[Row]) -> Row | None:
+    """Return the row of our scheme beside one of the authors', at the same cut and of as many steps."""
+    label = row.label.replace(AUTHORS, "caprecover")
+    return next(
+        (one for one in everything if row.training.authors and (one.label, one.layer) == (label, row.layer)), None
+    )
 
 
 def run(row: Row, root: Path, store: Path) -> Cell:
@@ -186,7 +195,7 @@ def record(row: Row, cell: Cell, human: Mapping[str, str]) -> Record:
 
 
 def step(cell: Cell, deeper: Cell) -> Record:
-    """Return how much more CIDEr the next deeper cut has, by a paired bootstrap over the same photographs."""
+    """Return how much more CIDEr the next deeper cut has, or what else is named second, by a paired bootstrap."""
     found = [
         {one.image_sha256: one.metrics["cider"] for one in each.samples if "cider" in one.metrics}
         for each in (cell, deeper)
@@ -219,6 +228,10 @@ def note(fresh: Record, order: Sequence[str]) -> None:
             change = one["deeper"]
             interval = f"{change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]"
             lines += ["", f"From {one['layer']} to {change['layer']}, {one['label']}: CIDEr {interval}, paired."]
+        if one.get("ours"):
+            change = one["ours"]
+            interval = f"{change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]"
+            lines += ["", f"Ours instead of {one['label']}, at {one['layer']}: CIDEr {interval}, paired."]
     lines += ["", f"| {' | '.join(READS)} |", "|" + "---|" * len(READS)]
     told = [one for one in known if one.get("fluency")]
     lines += [f"| {' | '.join(reads(one, 0))} |" for one in told]
@@ -321,6 +334,10 @@ def main(wanted: Sequence[str], listing: bool, page: Path | None) -> None:
             before = deeper.get(row.training.name)
             fresh |= {} if before is None else {"deeper": step(cell, before)}
             deeper[row.training.name] = cell
+        ours = counterpart(row, everything)
+        if ours is not None and ours.training.file.exists() and cell.status == "done":
+            other = run(ours, root, store)
+            fresh |= {"ours": step(cell, other)} if other.status == "done" else {}
         note(fresh, order)
         if row.name == order[0] and cell.status == "done":
             examples(cell, root)

@@ -77,3 +77,23 @@ def test_noise_protects_where_who_knows_of_it_reads_less(claims: ModuleType) -> 
 
     assert verdict(30.0) == "reproduced"
     assert verdict(69.0) == "contradicted"
+
+
+def test_the_authors_scheme_stands_beside_ours_of_the_same_cuts_and_steps(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    captions = importlib.import_module("captions")
+    everything = captions.rows(tmp_path)
+    pairs = [(row, captions.counterpart(row, everything)) for row in everything]
+    theirs = [(row, ours) for row, ours in pairs if ours is not None]
+    assert [row.label for row, _ in theirs] == [row.label for row in everything if row.training.authors]
+    assert len(theirs) == 4
+    for row, ours in theirs:
+        assert (ours.layer, ours.training.layers, ours.training.steps) == (
+            row.layer,
+            row.training.layers,
+            row.training.steps,
+        )
+        assert not ours.training.authors
+        assert ours.options == row.options == ""
