@@ -14,9 +14,11 @@ from PIL import Image
 from seepage import wire
 from seepage.audit.cell import batch_size
 from seepage.audit.plan import Clock, forecast, jobs
-from seepage.audit.request import Request
+from seepage.audit.request import Request, RequestError
 from seepage.audit.workbench import Workbench
+from seepage.cli import run
 from seepage.files import OutputError
+from seepage.store import Store
 from seepage.types import Examples, Leak
 
 VICTIM = """
@@ -166,3 +168,27 @@ def test_more_pictures_at_a_time_where_none_passes_the_prefix() -> None:
     shape, cpu = (3, 224, 224), torch.device("cpu")
     assert batch_size(shape, cpu, budget=0) == 4 * batch_size(shape, cpu, budget=100) == 16
     assert batch_size((3, 8, 8), cpu, budget=0) == batch_size((3, 8, 8), cpu, budget=1) == 64
+
+
+def test_pictures_under_audit_teach_nobody_and_that_is_said(
+    audit: Request, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert Workbench(audit).left_out == ""
+    shutil.copy(tmp_path / "audited" / "00.png", tmp_path / "own" / "copy.png")
+    bench = Workbench(audit)
+    assert bench.public is not None
+    assert len(bench.public) == 41
+    assert "copy.png" not in [entry.id for entry in bench.public.entries]
+    said = "1 of the 42 pictures of --public are under audit too: nobody learns from them"
+    assert bench.left_out == said
+    command = ["audit", audit.victim, audit.images, "--layer", "1", "--size", "12", "--public", str(audit.public)]
+    command += ["--attack", "rmle:steps=1", "--metric", "mse", "--effort", "quick", "-o", str(tmp_path / "out")]
+    assert run(command) == 0
+    assert said in " ".join(capsys.readouterr().err.split())
+    (cell,) = Store(tmp_path / "out").cells().values()
+    assert [check.message for check in cell.checks if check.name == "public pictures"] == [said]
+    for path in (tmp_path / "own").iterdir():
+        path.unlink()
+    shutil.copy(tmp_path / "audited" / "00.png", tmp_path / "own")
+    with pytest.raises(RequestError, match="every picture of it is under audit too"):
+        _ = Workbench(audit).public

@@ -91,6 +91,7 @@ def record(
             ),
             *gradient_masking(exposure.law, split.leak(torch.full((1, *split.image_shape), 0.5))),
             *([Check(name="resized", level="info", message=bench.resized)] if bench.resized else []),
+            *([Check(name="public pictures", level="info", message=bench.left_out)] if bench.left_out else []),
             *([bench.gallery.check(gallery)] if bench.gallery is not None and gallery is not None else []),
         ),
         cost=Cost(

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from .. import data
 from ..attacks.equipped import Learned
 from ..data.disjoint import OverlapError
 from ..data.source import PictureSource
 from ..pictures import recalled
 from ..types import Attack, SeepageError
 from ..victims.victim import Victim
+from .request import RequestError
+
+
+def unaudited(public: str, audited: Collection[str]) -> tuple[PictureSource, str]:
+    """Return the attacker's own pictures without those under audit, by hash, and a sentence on the latter.
+
+    Raises:
+        RequestError: none is left.
+    """
+    source = data.open_source(public)
+    kept = [place for place, entry in enumerate(source.entries) if entry.file_sha256 not in audited]
+    if not kept:
+        raise RequestError(f"--public {public}: every picture of it is under audit too")
+    both = len(source) - len(kept)
+    said = f"{both} of the {len(source)} pictures of --public are under audit too: nobody learns from them"
+    return source.subset(kept), said if both else ""
 
 
 def require_unseen(attack: Attack, text: str, source: PictureSource) -> None:

@@ -43,10 +43,11 @@ from .asked import asks_label_judge, attack_of, attacks_of, metrics_of, places_o
 from .judges import FaceJudge, Judges, LabelJudge
 from .owned import afresh, kept
 from .people import Gallery
+from .public import unaudited
 from .request import Request, RequestError
 from .stored import Stored, placed
 
-_LOADED = ("device", "victim", "source", "hashes", "public", "mean_picture", "captioned", "resized", "manifest")
+_LOADED = ("device", "victim", "source", "hashes", "_public", "mean_picture", "captioned", "resized", "manifest")
 
 
 class Workbench:
@@ -276,17 +277,19 @@ class Workbench:
         """The gallery as metrics take it, where one asks for it; loading it computes its embeddings."""
         return None if self.gallery is None or self.face is None else self.gallery.pictures(self.face)
 
-    @cached_property
+    @property
     def public(self) -> PictureSource | None:
         """The pictures the attacker owns, those under audit left out by hash."""
-        if self.request.public is None:
-            return None
-        source = data.open_source(self.request.public)
-        mine = set(self.hashes)
-        kept = [i for i, entry in enumerate(source.entries) if entry.file_sha256 not in mine]
-        if not kept:
-            raise RequestError(f"--public {self.request.public}: every picture of it is under audit too")
-        return source.subset(kept)
+        return self._public[0]
+
+    @property
+    def left_out(self) -> str:
+        """A sentence on those; empty where there is none."""
+        return self._public[1]
+
+    @cached_property
+    def _public(self) -> tuple[PictureSource | None, str]:
+        return (None, "") if self.request.public is None else unaudited(self.request.public, frozenset(self.hashes))
 
     @cached_property
     def mean_picture(self) -> Tensor:

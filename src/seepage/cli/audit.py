@@ -101,8 +101,8 @@ def audit(
     grid = jobs(bench)
     fetch_equipment(bench.attack(text) for text in dict.fromkeys(job.spec.attack for job in grid))
     gates.require_possible(conditions, bench)
-    if bench.resized:
-        note(bench.resized)
+    for sentence in filter(None, (bench.resized, bench.left_out)):
+        note(sentence)
     expected = forecast(bench, grid)
     if dry_run:
         _print_forecast(grid, expected)
