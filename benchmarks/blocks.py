@@ -35,10 +35,10 @@ from seepage.victims.cut import cut
 from seepage.victims.kinds import RESIDUAL
 from seepage.victims.layers import layers
 from seepage.victims.load import load
+from victims import dinov2_small
 
 RESULTS = Path(__file__).parent / "results"
 PASSES, ADAM, TV, SOLVED = 480, 501, 0.3, 1e-5
-DINOV2 = "hf/dinov2:hidden_size=384,num_attention_heads=6,image_size=518"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def networks(data: Path) -> dict[str, str]:
         "MobileFaceNet": f"zoo/mobilefacenet@{weights / 'mobilefacenet_apache2.pt'}",
         "MobileNetV2": "zoo/mobilenet_v2",
         "ViT-B/16, random": "timm/vit_base_patch16_224@random",
-        "DINOv2-small": f"{DINOV2}@{weights / 'dinov2_small_fp16.safetensors'}",
+        "DINOv2-small": dinov2_small(data),
     }
 
 

@@ -36,11 +36,11 @@ from seepage.data.source import PictureSource
 from seepage.registry import register
 from seepage.schema import Cell, Spec
 from seepage.studies.train import TrainRequest, train
+from victims import dinov2_small
 
 RESULTS = Path(__file__).parent / "results"
 LEARNED, LABELS, PIXELS = {"ResNet-20": 5000, "DINOv2": 1000}, {"ResNet-20": 1000, "DINOv2": 300}, 8
 CUTS = {"ResNet-20": "layer2.2", "DINOv2": "encoder.layer.5"}
-DINOV2 = "hf/dinov2:hidden_size=384,num_attention_heads=6@{weights}"
 PROBE, JOINT, DECODER = "probe:kind=linear", "joint", "decoder:train=public"
 # Who is asked: a decoder that did not learn on defended leaks is no match for one that did.
 ASKED = {
@@ -108,7 +108,7 @@ def following(split: str, path: Path | None) -> PictureSource:
 def victim(row: Row, root: Path) -> str:
     """Return what the command line calls the row's victim, trained where it is a trained one."""
     if row.victim == "DINOv2":
-        return DINOV2.format(weights=root / "weights" / "dinov2_small_fp16.safetensors")
+        return dinov2_small(root)
     if not row.trained:
         return noise.VICTIMS[row.victim]
     plain = row.trained.translate(str.maketrans(":=,", "---"))

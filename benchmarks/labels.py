@@ -34,6 +34,7 @@ from seepage.audit.statistics import describe
 from seepage.pictures import read_picture
 from seepage.schema import Cell
 from seepage.studies.train import TrainRequest, train
+from victims import dinov2_small
 
 RESULTS = Path(__file__).parent / "results"
 TESTED, LEARNED = 2000, 20000
@@ -72,7 +73,7 @@ class Row:
 
 def rows(root: Path) -> list[Row]:
     """Return the rows, in the order they are run."""
-    vit = f"hf/dinov2:hidden_size=384,num_attention_heads=6@{root / 'weights' / 'dinov2_small_fp16.safetensors'}"
+    vit = dinov2_small(root)
     cuts = [("ResNet-20", "zoo/cifar_resnet20", f"layer{stage}.2") for stage in (1, 2, 3)]
     cuts += [("MobileNetV2", "zoo/mobilenet_v2", "features.17")]
     cuts += [("DINOv2-small", vit, layer) for layer in ("encoder.layer.5", "encoder.layer.7")]

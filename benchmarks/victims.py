@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def dinov2_small(root: Path) -> str:
+    """Return the name of DINOv2-small with the weights that lie with the research data at `root`."""
+    weights = root / "weights" / "dinov2_small_fp16.safetensors"
+    return f"hf/dinov2:hidden_size=384,num_attention_heads=6,image_size=518@{weights}"
 
 
 class Normalised(nn.Module):
