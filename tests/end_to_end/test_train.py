@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -101,6 +102,9 @@ def test_probe_is_trained_and_loads(seepage: Run, victim: str, public: Path, tmp
     scores = {row[0]: row[1] for row in record["rows"]}
     assert scores["its own features"] == "100.0 %"
     assert float(scores["control: the commonest label"].split()[0]) < 70
+    files = [set(record["splits"][part]["files"]) for part in ("train", "select")]
+    assert not files[0] & files[1]
+    assert files[0] | files[1] == {hashlib.sha256(path.read_bytes()).hexdigest() for path in public.glob("*.png")}
     page = (tmp_path / "out" / "probe.training.html").read_text()
     assert "its own features" in page
     assert not re.search(r"(?:src|href)=\"(?!data:)", page)

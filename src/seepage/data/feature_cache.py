@@ -26,10 +26,12 @@ from .claims import claimed
 from .source import PictureSource, load_batch
 
 Stored = Literal["fp32", "fp16", "int8"]
+View = tuple[str, bool]
+"""A layer, and whether pictures are mirrored."""
 Extract = Callable[[Tensor, Sequence[str]], Mapping[str, Tensor]]
 """Maps pictures "b 3 h w" in [0, 1] and names of layers to each one's features "b ...", by one pass for all."""
 
-VERSION = 2
+VERSION = 3
 ROWS = 128
 """Pictures a shard, unless told otherwise."""
 _BATCH = 16
@@ -39,6 +41,7 @@ _PROBES = 8
 _STALE_SECONDS = 600
 _FP16 = torch.finfo(torch.float16).max
 _PICTURES = "pictures"
+_FEATURES = "features"
 _NOT_FINITE = "its features are not finite"
 
 
@@ -55,13 +58,14 @@ class CachedFeatures:
     """The features of a source's pictures at one layer, on disk, read as they are asked for.
 
     `indices` are the pictures that have features, in the source's order; `failed` says why the others have none.
-    `notes` are lines on what was damaged and computed anew.
+    `notes` are lines on what was damaged and computed anew. `mirrored` holds the features of mirror images, where they
+    were asked for.
     """
 
     folder: Path
+    mirrored: Path | None
     header: LeakHeader
     shape: Shape
-    flips: bool
     indices: tuple[int, ...]
     failed: Mapping[int, str]
     notes: tuple[str, ...]
@@ -70,21 +74,26 @@ class CachedFeatures:
     def __len__(self) -> int:
         return len(self.indices)
 
+    @property
+    def flips(self) -> bool:
+        """Whether mirror images can be read as well."""
+        return self.mirrored is not None
+
     def read(self, indices: Sequence[int], flipped: Sequence[bool] | None = None) -> Float[Tensor, "b ..."]:
         """Return the features of pictures by their index in the source; of their mirror images where `flipped` says so.
 
         Raises:
             FeatureCacheError: a picture has no features, or no flipped ones were kept.
         """
-        if flipped is not None and any(flipped) and not self.flips:
-            raise FeatureCacheError(f"{printable(self.folder)} holds no flipped views: they were not asked for")
         rows = torch.empty(len(indices), *self.shape)
         for place, index in enumerate(indices):
             if index not in self._shards:
                 reason = self.failed.get(index, "it is not in the source")
                 raise FeatureCacheError(f"picture {index} has no features at {self.header.layer}: {reason}")
-            view = "flipped" if flipped is not None and flipped[place] else "features"
-            rows[place] = _row(*_file(self.folder, self._shards[index]), view, index)
+            folder = self.mirrored if flipped is not None and flipped[place] else self.folder
+            if folder is None:
+                raise FeatureCacheError(f"{printable(self.folder)} has no mirror images beside it: none were asked for")
+            rows[place] = _row(*_file(folder, self._shards[index]), index)
         return rows
 
     def leak(self, indices: Sequence[int], flipped: Sequence[bool] | None = None) -> Leak:
@@ -108,11 +117,11 @@ def cache_features(
     """Return the features of `source` at each of `headers`' layers, computing those that `home` does not hold.
 
     All layers of a picture come from one pass. What is kept is keyed by victim, weights, layer, preprocessing, wire,
-    defenses, the pictures' manifest, `stored`, `flips`, `rows` and the layer's mark in `marks` (`marks_of` the victim
-    unless given). A kill costs the shard that was being computed, and several processes that ask for the same share the
-    work. fp32 keeps each number, fp16 rounds it, int8 has one scale a channel and shard: the first axis of a map or
-    vector, the last of tokens. With `flips` the picture's mirror image is a second view. Features that are not finite
-    are a picture's failure. One that could not be read is tried again the next time.
+    defenses, the pictures' manifest, `stored`, `rows` and the layer's mark in `marks` (`marks_of` the victim unless
+    given). A kill costs the shard that was being computed, and several processes that ask for the same share the work.
+    fp32 keeps each number, fp16 rounds it, int8 has one scale a channel and shard: the first axis of a map or vector,
+    the last of tokens. With `flips` the pictures' mirror images are kept too, apart: who does without shares the rest.
+    Features that are not finite are a picture's failure. One that could not be read is tried again the next time.
 
     Raises:
         NoFeaturesError: no picture gave features.
@@ -121,8 +130,10 @@ def cache_features(
     """
     manifest = source.manifest_sha256()
     marks = marks or marks_of(load, extract, [header.layer for header in headers])
+    places = [(header, mirrored) for header in headers for mirrored in ((False, True) if flips else (False,))]
     folders = {
-        header.layer: home / _key(header, manifest, stored, flips, rows, marks[header.layer]) for header in headers
+        (header.layer, mirrored): home / _key(header, manifest, stored, mirrored, rows, marks[header.layer])
+        for header, mirrored in places
     }
     for folder in folders.values():
         require_writable(folder)
@@ -130,16 +141,16 @@ def cache_features(
             with suppress(FileNotFoundError):  # whoever writes it is done
                 if time.time() - part.stat().st_mtime > _STALE_SECONDS:
                     part.unlink()
-    notes: dict[str, dict[str, None]] = {layer: {} for layer in folders}
-    found: dict[str, dict[int, Mapping[str, Any]]] = {layer: {} for layer in folders}
+    notes: dict[View, dict[str, None]] = {view: {} for view in folders}
+    found: dict[View, dict[int, Mapping[str, Any]]] = {view: {} for view in folders}
 
-    def missing(shard: int) -> list[str]:
-        for layer, folder in folders.items():
+    def missing(shard: int) -> list[View]:
+        for view, folder in folders.items():
             said, note = _check(folder, shard)
             said = None if said is not None and _mended(source, load, said) else said
-            notes[layer] |= {note: None} if note else {}
-            found[layer] |= {} if said is None else {shard: said}
-        return [layer for layer in folders if shard not in found[layer]]
+            notes[view] |= {note: None} if note else {}
+            found[view] |= {} if said is None else {shard: said}
+        return [view for view in folders if shard not in found[view]]
 
     count, busy = -(-len(source) // rows), list[int]()
     # What another process is computing comes last: by then it may be there.
@@ -148,28 +159,30 @@ def cache_features(
             pictures = range(shard * rows, min((shard + 1) * rows, len(source)))
             lacking = missing(shard)
             if lacking:
-                with claimed([folders[layer] / f"shard-{shard:06d}.lock" for layer in lacking], wait=wait) as ours:
+                with claimed([folders[view] / f"shard-{shard:06d}.lock" for view in lacking], wait=wait) as ours:
                     if not ours:
                         busy.append(shard)
                         continue
                     lacking = missing(shard)
-                    computed = _compute(source, load, extract, lacking, pictures, flips) if lacking else {}
-                    for layer in lacking:
-                        found[layer][shard] = _write(folders[layer], shard, layer, *computed[layer], stored)
+                    computed = _compute(source, load, extract, lacking, pictures) if lacking else {}
+                    for view in lacking:
+                        found[view][shard] = _write(folders[view], shard, view[0], *computed[view], stored)
             if progress is not None:
                 done = min(len(own) for own in found.values())
                 progress(done / count, f"features, {min(done * rows, len(source))} of {len(source)} pictures")
-    return tuple(
-        _opened(folders[header.layer], header, flips, found[header.layer], tuple(notes[header.layer]), source.name)
-        for header in headers
-    )
+    opened = []
+    for header in headers:
+        mine = [view for view in folders if view[0] == header.layer]
+        lines = tuple(note for view in mine for note in notes[view])
+        opened.append(_opened([folders[view] for view in mine], header, [found[view] for view in mine], lines, source))
+    return tuple(opened)
 
 
 def holds(
-    source: PictureSource, header: LeakHeader, home: Path, *, stored: Stored, mark: str, flips: bool = False, rows: int
+    source: PictureSource, header: LeakHeader, home: Path, *, stored: Stored, mark: str, rows: int
 ) -> bool:
     """Return whether `home` has the features of a source's pictures at one layer, without a look at what they are."""
-    folder = home / _key(header, source.manifest_sha256(), stored, flips, rows, mark)
+    folder = home / _key(header, source.manifest_sha256(), stored, False, rows, mark)
     return all(_paths(folder, shard)[1].exists() for shard in range(-(-len(source) // rows)))
 
 
@@ -203,47 +216,49 @@ def _drawn() -> Image.Image:
     return Image.fromarray(noise.numpy())
 
 
-def _key(header: LeakHeader, manifest: str, stored: str, flips: bool, rows: int, mark: str) -> str:
-    content = [VERSION, dataclasses.asdict(header), manifest, stored, flips, rows, mark]
+def _key(header: LeakHeader, manifest: str, stored: str, mirrored: bool, rows: int, mark: str) -> str:
+    content = [VERSION, dataclasses.asdict(header), manifest, stored, mirrored, rows, mark]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _opened(
-    folder: Path,
+    folders: Sequence[Path],
     header: LeakHeader,
-    flips: bool,
-    shards: Mapping[int, Mapping[str, Any]],
+    views: Sequence[Mapping[int, Mapping[str, Any]]],
     notes: tuple[str, ...],
-    name: str,
+    source: PictureSource,
 ) -> CachedFeatures:
-    places: dict[int, int] = {}
+    """Return the pictures that have features in all views."""
+    shards: dict[int, int] = {}
     failed: dict[int, str] = {}
-    for number, said in sorted(shards.items()):
-        places |= dict.fromkeys(said["pictures"], number)
-        failed |= {int(index): reason for index, reason in said["failed"].items()}
-    if not places:
+    for shard in sorted(views[0]):
+        said = [view[shard] for view in views]
+        for one in said:
+            failed |= {int(index): reason for index, reason in one["failed"].items()}
+        shards |= dict.fromkeys((index for index in said[0]["pictures"] if index not in failed), shard)
+    if not shards:
         first = next(iter(failed.values()), "there is none")
-        raise NoFeaturesError(f"no picture of {name} gave features at {header.layer}; the first: {first}")
-    shape = next(tuple(said["shape"]) for said in shards.values() if said["pictures"])
+        raise NoFeaturesError(f"no picture of {source.name} gave features at {header.layer}; the first: {first}")
+    shape = next(tuple(said["shape"]) for said in views[0].values() if said["pictures"])
     _file.cache_clear()  # a shard may have been computed anew since it was opened
-    return CachedFeatures(folder, header, shape, flips, tuple(places), failed, notes, places)
+    plain, mirrored = (*folders, None)[:2]
+    assert plain is not None  # the first view is the picture as it is
+    return CachedFeatures(plain, mirrored, header, shape, tuple(shards), failed, notes, shards)
 
 
-Computed = tuple[dict[str, list[Tensor]], list[int], dict[int, str]]
-"""A shard's views, each a list of rows; the pictures they are of; why others have none."""
+Computed = tuple[list[Tensor], list[int], dict[int, str]]
+"""A shard's rows; the pictures they are of; why others have none."""
 
 
 def _compute(
     source: PictureSource,
     load: Callable[[PictureFile], Tensor],
     extract: Extract,
-    layers: Sequence[str],
+    views: Sequence[View],
     pictures: Sequence[int],
-    flips: bool,
-) -> dict[str, Computed]:
-    """Run the victim on some pictures and keep the rows that are finite, a layer apart."""
-    views = ("features", "flipped") if flips else ("features",)
-    kept: dict[str, Computed] = {layer: ({view: [] for view in views}, [], {}) for layer in layers}
+) -> dict[View, Computed]:
+    """Run the victim on some pictures, once for each way they are shown, and keep the rows that are finite."""
+    kept: dict[View, Computed] = {view: ([], [], {}) for view in views}
     for start in range(0, len(pictures), _BATCH):
         batch = load_batch(source, pictures[start : start + _BATCH], load)
         for _, _, failed in kept.values():
@@ -251,17 +266,19 @@ def _compute(
         if batch.pictures is None:
             continue
         images = batch.pictures.images
-        given = {view: extract(images.flip(-1) if view == "flipped" else images, layers) for view in views}
-        for layer, (rows, indices, failed) in kept.items():
-            features = [given[view][layer].detach().float().cpu() for view in views]
-            finite = torch.stack([part.isfinite().flatten(1).all(1) for part in features]).all(0).tolist()
-            for row, index in enumerate(batch.indices):
-                if finite[row]:
-                    indices.append(index)
-                    for view, part in zip(views, features, strict=True):
-                        rows[view].append(part[row])
-                else:
-                    failed[index] = _NOT_FINITE
+        for mirrored in sorted({mirrored for _, mirrored in views}):
+            layers = [layer for layer, how in views if how == mirrored]
+            given = extract(images.flip(-1) if mirrored else images, layers)
+            for layer in layers:
+                rows, indices, failed = kept[layer, mirrored]
+                features = given[layer].detach().float().cpu()
+                finite = features.isfinite().flatten(1).all(1).tolist()
+                for row, index in enumerate(batch.indices):
+                    if finite[row]:
+                        indices.append(index)
+                        rows.append(features[row])
+                    else:
+                        failed[index] = _NOT_FINITE
     return kept
 
 
@@ -269,29 +286,30 @@ def _write(
     folder: Path,
     shard: int,
     layer: str,
-    rows: Mapping[str, list[Tensor]],
+    rows: list[Tensor],
     indices: list[int],
     failed: Mapping[int, str],
     stored: Stored,
 ) -> dict[str, Any]:
     """Write a shard: the features, then what vouches for them. A shard without that is none."""
     path, words = _paths(folder, shard)
-    views = {view: torch.stack(parts) for view, parts in rows.items()} if indices else {}
     tensors: dict[str, Tensor] = {}
-    if stored == "int8" and views:
-        scale = _scale(views)
-        tensors = {view: (part / scale).round().to(torch.int8) for view, part in views.items()} | {"scale": scale[0]}
-    elif stored == "fp32":
-        tensors = dict(views)
-    else:
-        largest = max((float(part.abs().max()) for part in views.values()), default=0.0)
-        if largest > _FP16:
-            raise FeatureCacheError(f"{layer} gives a feature of {largest:.4g}, which fp16 cannot hold; int8 can")
-        tensors = {view: part.half() for view, part in views.items()}
+    if rows:
+        features = torch.stack(rows)
+        if stored == "int8":
+            scale = _scale(features)
+            tensors = {_FEATURES: (features / scale).round().to(torch.int8), "scale": scale[0]}
+        elif stored == "fp32":
+            tensors = {_FEATURES: features}
+        else:
+            largest = float(features.abs().max())
+            if largest > _FP16:
+                raise FeatureCacheError(f"{layer} gives a feature of {largest:.4g}, which fp16 cannot hold; int8 can")
+            tensors = {_FEATURES: features.half()}
     write_tensors(path, tensors | {_PICTURES: torch.tensor(indices, dtype=torch.long)})
     said = {
         "sha256": _sha256(path),
-        "shape": list(next(iter(views.values())).shape[1:]) if views else [],
+        "shape": list(rows[0].shape) if rows else [],
         "pictures": indices,
         "failed": {str(index): reason for index, reason in failed.items()},
     }
@@ -300,9 +318,9 @@ def _write(
     return said
 
 
-def _scale(views: Mapping[str, Tensor]) -> Float[Tensor, "1 ..."]:
+def _scale(features: Float[Tensor, "b ..."]) -> Float[Tensor, "1 ..."]:
     """Return what one level of int8 is worth in each channel, shaped to divide rows."""
-    largest = torch.stack([part.abs().amax(0) for part in views.values()]).amax(0)
+    largest = features.abs().amax(0)
     channels = largest.ndim - 1 if largest.ndim == 2 else 0
     others = [axis for axis in range(largest.ndim) if axis != channels]
     peak = largest.amax(others, keepdim=True) if others else largest
@@ -351,9 +369,9 @@ def _file(folder: Path, shard: int) -> tuple[Any, Mapping[int, int]]:
         raise FeatureCacheError(f"{printable(path)} cannot be read: {error}; the same command mends it") from error
 
 
-def _row(file: Any, rows: Mapping[int, int], view: str, index: int) -> Tensor:
+def _row(file: Any, rows: Mapping[int, int], index: int) -> Tensor:
     """Return a picture's row of a mapped file, as float32."""
     if index not in rows:
         raise FeatureCacheError(f"picture {index} could not be read when its features were computed anew")
-    values: Tensor = file.get_slice(view)[rows[index]].float()
+    values: Tensor = file.get_slice(_FEATURES)[rows[index]].float()
     return values * file.get_tensor("scale") if "scale" in file.keys() else values  # noqa: SIM118  no mapping

@@ -28,7 +28,7 @@ from ..registry import suggest
 from ..types import Progress, SeepageError
 from ..victims import bottleneck
 from .hiding import TrainedDefense
-from .material import Material, MaterialError, material, sources
+from .material import Material, MaterialError, Part, material, sources
 from .outcome import Outcome
 from .stages import as_json, first_process, processes
 from .train_caprecover import Scheme, train_caprecover
@@ -259,8 +259,8 @@ def _record(request: TrainRequest, text: str, have: Material, outcome: Outcome) 
         ["attack", text],
         ["victim", f"{have.victim.name} (weights {have.victim.weights_sha256[:12]})"],
         ["layers", ", ".join(have.splits)],
-        ["trained on", f"{len(have.train.rows)} pictures of {have.train.source.name}"],
-        ["held out", f"{len(have.select.rows)} pictures of {have.select.source.name}, none of them in the former"],
+        ["trained on", _told(have.train)],
+        ["held out", f"{_told(have.select)}, none of them in the former"],
         ["seed", str(request.seed)],
         ["precision", request.precision],
         ["processes", str(processes())],
@@ -270,12 +270,25 @@ def _record(request: TrainRequest, text: str, have: Material, outcome: Outcome) 
         "version": 1,
         "name": text.partition(":")[0],
         "facts": facts,
+        "splits": {
+            name: {
+                "source": part.source.name,
+                "pictures": len(part.rows),
+                "manifest_sha256": part.source.manifest_sha256(),
+                "files": part.hashes(),
+            }
+            for name, part in (("train", have.train), ("select", have.select))
+        },
         "stages": [as_json(stage) for stage in outcome.stages],
         "title": outcome.title,
         "columns": list(outcome.columns),
         "rows": [list(row) for row in outcome.rows],
         "notes": list(have.notes),
     }
+
+
+def _told(part: Part) -> str:
+    return f"{len(part.rows)} pictures of {part.source.name} (manifest {part.source.manifest_sha256()[:12]})"
 
 
 def _device(device: str) -> str:
