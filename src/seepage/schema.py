@@ -95,7 +95,10 @@ class Environment(Record):
 
 
 class Shown(Record):
-    """What there is to show of a recovery or of the truth. `image` is a path relative to the output folder."""
+    """What there is to show of a recovery or of the truth. `image` is a path relative to the output folder.
+
+    A label that was read from words has them as its `caption`.
+    """
 
     image: str | None = None
     caption: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -109,10 +110,12 @@ class Store:
         return found
 
     def append(self, cell: Cell) -> None:
-        """Write one finished cell durably and drop its samples' journal."""
+        """Write one finished cell durably and drop its samples' journal; once it is done, its unfinished work too."""
         with _explained(self.folder):
             _append(self.results, cell.line())
             self._journal(cell.key).unlink(missing_ok=True)
+            if cell.status == "done":
+                shutil.rmtree(self.workdir(cell.key), ignore_errors=True)
 
     def finished(self, key: str) -> dict[int, SampleLine]:
         """Return the finished samples of an unfinished cell, by their index in the data; a damaged line is none."""
@@ -135,6 +138,10 @@ class Store:
             journal = self._journal(key)
             journal.parent.mkdir(parents=True, exist_ok=True)
             _append(journal, line.model_dump_json())
+
+    def workdir(self, key: str) -> Path:
+        """Return where a cell's attack may keep what it needs to go on; it need not be there."""
+        return self.folder / _PARTIAL / key
 
     def close_journals(self) -> None:
         """Remove the journals' folder where nothing is left in it."""

@@ -180,11 +180,13 @@ class Captions:
 class Labels:
     """Recovered classes, as scores over all of them (any scale, higher is likelier).
 
-    `classes` names the columns; without names they are numbered as the labels under audit are.
+    `classes` names the columns; without names they are numbered as the labels under audit are. `texts` are the words
+    that classes were read from, where it was words.
     """
 
     scores: Float[Tensor, "b classes"]
     classes: tuple[str, ...] | None = None
+    texts: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

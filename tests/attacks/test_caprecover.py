@@ -308,6 +308,7 @@ def test_words_name_classes(attack: CapRecover, fitted: Recoverer, tmp_path: Pat
     recovery = words.recover(leaks(), draws(8))
     assert isinstance(recovery.value, Labels)
     assert recovery.value.classes == NAMES
+    assert recovery.value.texts == CAPTIONS
     found = recovery.value.scores
     # "a man climbs the rock" says two of them; of the longer name there are more letters.
     assert found.argmax(1).tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
@@ -317,6 +318,27 @@ def test_words_name_classes(attack: CapRecover, fitted: Recoverer, tmp_path: Pat
         replace(attack, read="words").load(tmp_path / "adapter", Knowledge((3, 2, 2)))
     with pytest.raises(NotRunError, match="without labels"):
         replace(attack, read="label").load(tmp_path / "adapter", known)
+
+
+def test_of_many_classes_the_language_model_is_asked_about_those_that_fit_best(language: str, tmp_path: Path) -> None:
+    attack = CapRecover(language=language, steps=3, **{**SMALL, "align": 3})  # type: ignore[arg-type]
+    fitted = attack.fit(knowledge(leaks(), captioned()), torch.Generator().manual_seed(0))
+    fitted.save(tmp_path / "adapter")
+    names = tuple(f"thing {number}" for number in range(70))
+    words = replace(attack, read="words").load(tmp_path / "adapter", Knowledge((3, 2, 2), classes=names))
+    leak = leaks()
+    leak.features[7] = torch.nan
+    value = words.recover(leak, draws(8)).value
+    assert isinstance(value, Labels)
+    assert value.texts is not None
+    assert value.texts[7] == ""
+    # None of them is said: 64 are told apart by how likely their sentences are, above 0, the others lie below.
+    assert ((value.scores[:7] > 0).sum(1) == 64).all()
+    fit = fitted.score(leak, [f"a photo of {name}" for name in names])
+    assert fit is not None
+    for scores, cosines in zip(value.scores[:7], fit[:7], strict=True):
+        assert cosines[scores > 0].min() >= cosines[scores < 0].max()
+    assert value.scores[7].isnan().all()
 
 
 def test_of_equal_names_the_likelier_wins(attack: CapRecover, fitted: Recoverer, tmp_path: Path) -> None:

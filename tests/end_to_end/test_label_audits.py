@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seepage.audit.request import Request
+from seepage.audit.run import Event, run_audit
 from seepage.schema import Cell
 from seepage.store import Store
 
@@ -189,3 +191,36 @@ def seer():
 
 seer.image_shape = (3, 16, 16)
 '''
+
+
+def test_an_audit_that_is_stopped_while_its_attack_learns_goes_on_there(
+    victim: str, pictures: Path, public: Path, tmp_path: Path
+) -> None:
+    request = Request(
+        victim,
+        str(pictures),
+        layers=("relu",),
+        attacks=("caprecover:read=label,steps=130,width=24,layers=1,heads=2,queries=2",),
+        metrics=("top1",),
+        public=str(public),
+    )
+
+    def learning(told: list[str], last: str) -> Callable[[Event], None]:
+        def listen(event: Event) -> None:
+            if event.kind == "learn":
+                told.append(event.words.partition(",")[0])
+                if told[-1] == last:
+                    raise KeyboardInterrupt
+
+        return listen
+
+    first, second, whole = list[str](), list[str](), list[str]()
+    with pytest.raises(KeyboardInterrupt):
+        run_audit(request, tmp_path / "o", listener=learning(first, "step 120 of 130"))
+    (cell,) = run_audit(request, tmp_path / "o", listener=learning(second, ""))
+    assert second == [f"step {step} of 130" for step in range(101, 131)]  # a checkpoint is written every 100
+    (other,) = run_audit(request, tmp_path / "other", listener=learning(whole, ""))
+    assert len(whole) == 130
+    assert [one.recovered for one in cell.samples] == [one.recovered for one in other.samples]
+    assert cell.summary == other.summary
+    assert not (tmp_path / "o" / "partial").exists()

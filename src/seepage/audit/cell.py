@@ -15,7 +15,20 @@ from .. import data, pictures, seeding
 from ..metrics.tokens import MOST_CHARACTERS
 from ..schema import Sample, Shown
 from ..store import IMAGES, SampleLine
-from ..types import Captions, Images, Labels, Leak, Pictures, Prefix, Recoverer, Recovery, Shape, SplitModel, Status
+from ..types import (
+    Captions,
+    Images,
+    Labels,
+    Leak,
+    Pictures,
+    Prefix,
+    Progress,
+    Recoverer,
+    Recovery,
+    Shape,
+    SplitModel,
+    Status,
+)
 from .exposure import Exposure
 from .fits import fit
 from .rows import take, take_recovery
@@ -31,15 +44,17 @@ _GPU_FACTOR = 8
 
 @dataclass(frozen=True)
 class CellRun:
-    """How one cell is run: its parts, where pictures go, and whom to tell."""
+    """How one cell is run: its parts, where pictures and unfinished work go, and whom to tell."""
 
     bench: Workbench
     key: str
     exposure: Exposure
     attack: str
     folder: Path
+    workdir: Path
     finish: Finish
     advance: Advance
+    learn: Progress
 
     @property
     def split(self) -> SplitModel:
@@ -55,7 +70,7 @@ class CellRun:
         """
         attack = self.bench.attack(self.attack)
         self.exposure.require(attack, self.attack.partition(":")[0])
-        recoverer, fit_seconds = fit(self.exposure, attack, self.attack)
+        recoverer, fit_seconds = fit(self.exposure, attack, self.attack, self.workdir, self.learn)
         scorer = Scorer(self.bench, self.exposure, recoverer, attack)
         size = batch_size(self.split.image_shape, self.bench.device, attack.budget)
         for start in range(0, len(pending), size):
@@ -171,7 +186,8 @@ class CellRun:
         if isinstance(value, Labels):
             best = class_name(int(value.scores[place].argmax()), value.classes or self.bench.source.classes)
             true = None if entry.label is None else class_name(entry.label, self.bench.source.classes)
-            return Shown(label=best), Shown(image=original, label=true)
+            words = None if value.texts is None else writable(value.texts[place])
+            return Shown(caption=words, label=best), Shown(image=original, label=true)
         recovered = f"{IMAGES}/{self.key[:16]}/{index}.png"
         pictures.write_png(value.images[place].clamp(0, 1), self.folder / recovered)
         said = (None, None) if labels is None else (labels[0][place], labels[1][place])

@@ -207,6 +207,7 @@ def _recover(
                 caption = writable(value.texts[0])
             elif isinstance(value, Labels):
                 label = class_name(int(value.scores[0].argmax()), value.classes)
+                caption = None if value.texts is None else writable(value.texts[0])
         rows.append(
             RecoveredRow(
                 name=leak.ids[row] if leak.ids else str(start + row),

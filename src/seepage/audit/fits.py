@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable
+from pathlib import Path
 
 from .. import seeding
-from ..types import Attack, Recoverer
+from ..types import Attack, Progress, Recoverer
 from .exposure import RETRAINED, Exposure
 from .workbench import Workbench
 
 
-def fit(exposure: Exposure, attack: Attack, text: str) -> tuple[Recoverer, float]:
+def fit(exposure: Exposure, attack: Attack, text: str, workdir: Path, progress: Progress) -> tuple[Recoverer, float]:
     """Return an attack fitted to what this attacker knows, and the seconds that it took.
 
     All who learn from undefended leaks of a cut learn the same, whatever defense they meet then: those of one cut are
-    kept until another's are asked for, and whoever finds what he needs there spends nothing.
+    kept until another's are asked for, and whoever finds what he needs there spends nothing. `workdir` holds what an
+    attack needs to go on where it was stopped.
 
     Raises:
         NotRunError: the attack lacks something that it needs.
@@ -30,7 +32,7 @@ def fit(exposure: Exposure, attack: Attack, text: str) -> tuple[Recoverer, float
         return known, 0.0
     began = time.perf_counter()
     generator = seeding.generator(bench.request.seed, "fit", exposure.split.name, layer, text)
-    recoverer = attack.fit(knowledge, generator)
+    recoverer = attack.fit(knowledge, generator, workdir=workdir, progress=progress)
     if name is not None and knowledge.law is None:
         for other in [key for key in bench.fits if key[0] != layer]:
             del bench.fits[other]

@@ -38,5 +38,7 @@ def take_recovery(recovery: Recovery, rows: Sequence[int]) -> Recovery:
     return Recovery(value, tuple(recovery.status[row] for row in index), recovery.passes[index].cpu())
 
 
-def _pick(values: Tensor | Sequence[object], index: list[int]) -> Any:
+def _pick(values: Tensor | Sequence[object] | None, index: list[int]) -> Any:
+    if values is None:
+        return None
     return values[index].detach().cpu() if isinstance(values, Tensor) else tuple(values[row] for row in index)

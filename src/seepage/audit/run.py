@@ -27,12 +27,16 @@ from .workbench import Workbench
 
 @dataclass(frozen=True)
 class Event:
-    """What happens while an audit runs: a cell starts, advances by a fraction, or ends."""
+    """What happens while an audit runs: a cell starts, its attack learns, it advances by a fraction, or ends.
 
-    kind: Literal["start", "advance", "end"]
+    `words` say how far learning is; the fraction of the cell is not known of it.
+    """
+
+    kind: Literal["start", "learn", "advance", "end"]
     job: Job
     fraction: float = 0.0
     cell: Cell | None = None
+    words: str = ""
 
 
 Listener = Callable[[Event], None]
@@ -76,7 +80,7 @@ def run_audit(
     return [known[job.key] for job in grid]
 
 
-def run_cell(bench: Workbench, job: Job, store: Store, advance: Callable[[float], None], debug: bool = False) -> Cell:
+def run_cell(bench: Workbench, job: Job, store: Store, tell: Listener, debug: bool = False) -> Cell:
     """Run one cell and return its record; an attack's error becomes a failed record that names it."""
     try:
         split = bench.split(job.spec.layer)
@@ -90,7 +94,11 @@ def run_cell(bench: Workbench, job: Job, store: Store, advance: Callable[[float]
         fit_seconds = 0.0
         if pending:
             exposure = Exposure(bench, split, job.spec.attacker, job.spec.sends)
-            cell = CellRun(bench, job.key, exposure, job.spec.attack, store.folder, finish, advance)
+            cell = CellRun(
+                *(bench, job.key, exposure, job.spec.attack, store.folder, store.workdir(job.key), finish),
+                advance=lambda fraction: tell(Event("advance", job, fraction)),
+                learn=lambda done, words: tell(Event("learn", job, words=words)),
+            )
             fit_seconds = cell.run(pending)
         return record(bench, job.key, job.spec, split, list(lines.values()), fit_seconds)
     except StoreError:
@@ -112,7 +120,7 @@ def _alone(
 ) -> Iterator[Cell]:
     for job in missing:
         tell(Event("start", job))
-        yield run_cell(bench, job, store, lambda fraction, job=job: tell(Event("advance", job, fraction)), debug)  # type: ignore[misc]
+        yield run_cell(bench, job, store, tell, debug)
 
 
 def _pool(
@@ -153,18 +161,22 @@ def _begin(request: Request, folder: Path, said: Any, threads: int) -> None:
 
 def _work(job: Job, debug: bool) -> Cell:
     said = _worker["said"]
-    said.put((job.key, "start", 0.0))
-    return run_cell(_worker["bench"], job, _worker["store"], lambda f: said.put((job.key, "advance", f)), debug)
+
+    def tell(event: Event) -> None:
+        said.put((job.key, event.kind, event.fraction, event.words))
+
+    tell(Event("start", job))
+    return run_cell(_worker["bench"], job, _worker["store"], tell, debug)
 
 
 def _retell(said: Any, missing: Sequence[Job], tell: Listener) -> None:
     by_key = {job.key: job for job in missing}
     while True:
         try:
-            key, kind, fraction = said.get_nowait()
+            key, kind, fraction, words = said.get_nowait()
         except queue.Empty:
             return
-        tell(Event(kind, by_key[key], fraction))
+        tell(Event(kind, by_key[key], fraction, words=words))
 
 
 def _refuse_mixture(request: Request, known: Any, folder: Path) -> None:

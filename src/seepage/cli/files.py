@@ -134,7 +134,7 @@ def recover(
             row.status,
             f"{row.residual:.3g}" if row.residual is not None else "",
             row.message,
-            *([row.caption or row.label or ""] if said else []),
+            *([": ".join(filter(None, (row.label, row.caption)))] if said else []),
         )
         for row in record.rows
     ]

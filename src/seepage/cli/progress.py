@@ -39,6 +39,6 @@ class AuditBar:
         spec = event.job.spec
         name = f"{spec.layer}  {spec.attack.partition(':')[0]}" + (f"  {attacker(spec)}" if spec.defenses else "")
         done = sum(self._weights[key] * fraction for key, fraction in self._done.items())
-        self._bar.update(self._task, description=name, completed=done)
+        self._bar.update(self._task, description=f"{name}  {event.words}".rstrip(), completed=done)
         if event.cell is not None and self._bar.disable:
             note(f"{name}: {event.cell.status} {event.cell.message}")

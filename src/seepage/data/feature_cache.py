@@ -178,9 +178,7 @@ def cache_features(
     return tuple(opened)
 
 
-def holds(
-    source: PictureSource, header: LeakHeader, home: Path, *, stored: Stored, mark: str, rows: int
-) -> bool:
+def holds(source: PictureSource, header: LeakHeader, home: Path, *, stored: Stored, mark: str, rows: int) -> bool:
     """Return whether `home` has the features of a source's pictures at one layer, without a look at what they are."""
     folder = home / _key(header, source.manifest_sha256(), stored, False, rows, mark)
     return all(_paths(folder, shard)[1].exists() for shard in range(-(-len(source) // rows)))

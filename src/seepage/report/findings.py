@@ -61,10 +61,10 @@ def kind(cell: Cell) -> Kind:
     shown = [sample.recovered for sample in cell.samples if sample.recovered is not None]
     if any(sample.residual is not None for sample in cell.samples) or any(item.image for item in shown):
         return "images"
-    if any(item.caption is not None for item in shown):
-        return "captions"
     if any(item.label is not None for item in shown):
         return "labels"
+    if any(item.caption is not None for item in shown):
+        return "captions"
     keys = {key.partition(":")[0] for key in (*cell.summary, *cell.spec.metrics)}
     if keys & _PICTURES or not keys:
         return "images"

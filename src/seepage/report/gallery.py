@@ -282,8 +282,9 @@ def _score(sample: Sample) -> str:
 
 
 def _words(shown: Shown) -> str:
-    """What was said of a picture: a caption without words shows as such."""
-    return shown.label or "" if shown.caption is None else shown.caption.strip() or "(no words)"
+    """What was said of a picture: a label, the words it was read from; a caption without words shows as such."""
+    words = None if shown.caption is None else shown.caption.strip() or "(no words)"
+    return ": ".join(part for part in (shown.label, words) if part)
 
 
 class _Files:

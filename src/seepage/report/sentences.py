@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..schema import Cell
 from . import text
-from .findings import leading
+from .findings import kind, leading
 from .verdict import verdicts
 
 _MOST, _LONGEST = 8, 160
@@ -23,7 +23,7 @@ def sentences(cells: Sequence[Cell]) -> tuple[tuple[str, ...], tuple[tuple[str, 
         for verdict in sorted(verdicts(cells), key=lambda one: bool(one.setting.defenses), reverse=True)
         for layer in verdict.layers
         for cell in layer.cells
-        if any(sample.recovered is not None and sample.recovered.caption for sample in cell.samples)
+        if kind(cell) == "captions" and any(one.recovered is not None and one.recovered.caption for one in cell.samples)
     ]
     if not told:
         return None

@@ -190,7 +190,8 @@ class CapRecoverer(Recoverer):
         if self.read == "caption":
             return Captions(texts, written.log_likelihood.float().cpu())
         rows = zip(texts, prompt, self.model.vectors(queries), strict=True)
-        return Labels(torch.stack([self._named(language, text, row, vector) for text, row, vector in rows]))
+        scores = torch.stack([self._named(language, text, row, vector) for text, row, vector in rows])
+        return Labels(scores, texts=tuple(texts))
 
     def _named(
         self, language: LanguageModel, text: str, prompt: Float[Tensor, "p w"], vector: Float[Tensor, "384"]
@@ -225,9 +226,13 @@ class CapRecoverer(Recoverer):
                     texts[row], likelihood[row] = text, value
             return Captions(tuple(texts), likelihood)
         scores = torch.full((rows, self._width), torch.nan)
-        if parts:
-            scores[list(good)] = torch.cat([part.scores for part in parts if isinstance(part, Labels)])
-        return Labels(scores, self.classes or None)
+        words = [""] * rows
+        found = [part for part in parts if isinstance(part, Labels)]
+        if found:
+            scores[list(good)] = torch.cat([part.scores for part in found])
+        for row, text in zip(good, (text for part in found for text in part.texts or ()), strict=False):
+            words[row] = text
+        return Labels(scores, self.classes or None, tuple(words) if self.read == "words" else None)
 
 
 def _text(sentences: Sequence[str], classes: Sequence[str]) -> Float[Tensor, "k 384"]:
