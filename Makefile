@@ -39,6 +39,7 @@ bench-inversion: setup  ## attack x victim x depth, on the research data that SE
 	$(BIN)/python benchmarks/identifiability.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/blocks.py
+	$(BIN)/python benchmarks/recoveries.py
 	$(BIN)/python benchmarks/twins.py --block layer2.1
 
 bench-factors: setup  ## skip, activation, pooling and first weights, each changed alone

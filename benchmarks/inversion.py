@@ -40,6 +40,8 @@ BESIDE = False
 
 
 SEARCHED, GREY = "peel:start=search", "joint:start=grey"
+WAYS = ("peel:window=3", "peel:starts=4")
+BASELINES = ("deep-image-prior", "divide", "decoder")
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,12 @@ class Row:
     effort: str = "standard"
     size: int | None = None
     limit: int | None = None
+    label: str = ""
 
     @property
     def name(self) -> str:
         """What `--rows` calls it."""
-        return "/".join(filter(None, (self.group, self.layer, self.effort, self.variant)))
+        return "/".join(filter(None, (self.group, self.layer, self.effort, self.label, self.variant)))
 
     @property
     def variant(self) -> str:
@@ -82,6 +85,17 @@ def rows(data: Path) -> list[Row]:
     ]
     found += [Row(group, victim, layer, (GREY,), "cifar") for group, victim in small[:2] for layer in stages(victim)]
     found += [
+        Row(group, victim, layer, (way,), "cifar")
+        for group, victim in small[:2]
+        for layer in stages(victim)
+        for way in WAYS
+    ]
+    found += [
+        Row(group, victim, layer, BASELINES, "cifar", label="baselines")
+        for group, victim in small[:2]
+        for layer in stages(victim)
+    ]
+    found += [
         Row(group, victim, layer, ("joint",), "cifar", "full", limit=8)
         for group, victim in small[:2]
         for layer in stages(victim)
@@ -96,6 +110,12 @@ def rows(data: Path) -> list[Row]:
             *(("features.1", True), ("features.3", True), ("features.6", False)),
             *(("features.13", True), ("features.17", True)),
         )
+    ]
+    # At 224 pixels two minutes a picture are not enough for their standard effort.
+    found += [
+        Row("MobileNetV2", "zoo/mobilenet_v2", layer, attacks, "photographs", "quick", limit=limit, label=label)
+        for layer in ("features.1", "features.3", "features.6")
+        for attacks, limit, label in ((BASELINES[:1], 2, "deep image prior"), (BASELINES[1:], LARGE, "baselines"))
     ]
     found += [
         Row("MobileNetV2", "zoo/mobilenet_v2", layer, ("joint",), pictures, "full")

@@ -5,8 +5,9 @@
 Every budget is a run of its own on the same pictures in the same process. Fitting is done once for a network and a cut,
 whoever is looked at, so it stands apart: for each budget of `rmle` the table says which budget of `joint` is the first
 to have a mean squared error at least as low, how much sooner it has searched, and how much sooner it is done on these
-pictures with its fitting shared among them. Seconds are one core's, on one thread. CIFAR pictures are test files,
-photographs are ImageNet samples of the half that tuning did not use. Writes `results/speed.md` and `.json`.
+pictures with its fitting shared among them; a second table asks the other way round. Seconds are one core's, on one
+thread. CIFAR pictures are test files, photographs are ImageNet samples of the half that tuning did not use. Writes
+`results/speed.md` and `.json`.
 """
 
 from __future__ import annotations
@@ -109,7 +110,20 @@ def _table(found: dict[str, list[dict[str, object]]]) -> list[str]:
     for row in found["rmle"]:
         cells = [_sooner(row, found[kind]) for kind in list(LADDERS)[1:]]
         lines.append(f"| `{row['attack']}` | {row['seconds']:.2f} | {' | '.join(cells)} |")
+    lines += ["", "The other way round:", "", "| as good as | s a picture | rmle |", "|---|---|---|"]
+    for kind in list(LADDERS)[1:]:
+        for row in found[kind]:
+            lines.append(f"| `{row['attack']}` | {row['seconds']:.3f} | {_later(row, found['rmle'])} |")
     return lines
+
+
+def _later(row: dict[str, object], ladder: list[dict[str, object]]) -> str:
+    """Say which rung is the first that is as good, and how many times as long it searches."""
+    reached = [other for other in ladder if sum(other["mse"]) <= sum(row["mse"])]
+    if not reached:
+        return f"not reached in {max(other['seconds'] for other in ladder):.1f} s"
+    first = min(reached, key=lambda other: other["seconds"])
+    return f"`{first['attack']}`, {first['seconds'] / row['seconds']:.1f} times as long"
 
 
 def _sooner(row: dict[str, object], ladder: list[dict[str, object]]) -> str:

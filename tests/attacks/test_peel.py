@@ -163,6 +163,60 @@ def test_only_the_leak_matters():
     assert psnr(images(found)[:, :2], first[:, :2]).min() > 20
 
 
+class Folded(nn.Module):
+    """Six waves of each pixel's colours: a landscape of many valleys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 3, 1, 1, generator=torch.Generator().manual_seed(5)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(4 * nn.functional.conv2d(x, self.weight))
+
+
+def test_what_a_block_leaves_open_the_one_before_it_tells():
+    """Six of sixteen channels are kept: no sixteen can be told from them, but three colours can."""
+    torch.manual_seed(0)
+    prefix = Walked(("stem", nn.Conv2d(3, 16, 3, padding=1)), (None, nn.Conv2d(16, 6, 3, padding=1)))
+    truth = pictures(2)
+    leak = prefix.leak(truth)
+    assert psnr(walk(prefix, leak), truth).max() < 20
+    found = walk(prefix, leak, Peel(window=2))
+    assert psnr(found, truth).min() > 100
+    assert found.trace == ()
+    assert torch.equal(images(walk(prefix, leak, Peel(window=5))), images(found))
+
+
+def test_a_window_of_blocks_is_walked_back_as_its_last_one_is():
+    prefix, truth = network(4), pictures(2)
+    recovery = walk(prefix, prefix.leak(truth), Peel(window=2))
+    assert psnr(recovery, truth).min() > 60
+    # From the end: two blocks, two blocks, the stem.
+    assert len(recovery.trace) == 2
+    assert "generic" not in recovery.status[0].message
+
+
+def test_from_more_starts_more_is_found():
+    prefix = Walked((None, Folded()), image_shape=(3, 2, 2))
+    leak = prefix.leak(torch.rand(12, 3, 2, 2, generator=torch.Generator().manual_seed(3)))
+    residuals = []
+    for starts in (1, 2, 6):
+        recovery = walk(prefix, leak, Peel(starts=starts, passes=60))
+        residuals.append(torch.tensor([float(status.message.split()[1]) for status in recovery.status]))
+        assert recovery.passes.max() <= Peel(starts=starts, passes=60).budget
+    assert (residuals[1] <= residuals[0]).all()
+    assert (residuals[2] <= residuals[1]).all()
+    assert (residuals[2] < 0.95 * residuals[0]).sum() >= 3
+
+
+def test_a_segment_that_is_not_solved_is_run_no_more_often_than_asked():
+    prefix = Walked((None, Folded()), image_shape=(3, 2, 2))
+    leak = prefix.leak(torch.rand(3, 3, 2, 2, generator=torch.Generator().manual_seed(3)))
+    recovery = walk(prefix, leak, Peel(passes=60))
+    assert recovery.passes.max() <= 60
+    assert recovery.status[0].kind == "stopped"
+
+
 class Drawn(Walked):
     """A prefix that the attacker's own synthetic pictures may be run through."""
 

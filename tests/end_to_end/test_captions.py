@@ -19,9 +19,9 @@ from seepage import registry
 from seepage.audit.judges import judges_of
 from seepage.audit.request import CAPTION_METRICS, Request
 from seepage.audit.workbench import Workbench
-from seepage.metrics import Bleu4, Cider, RougeL
+from seepage.metrics import Bleu1, Bleu4, Cider, RougeL
 from seepage.metrics.constants import best_caption
-from seepage.metrics.fluency import repetition
+from seepage.metrics.fluency import distinct, repetition
 from seepage.metrics.sentences import Pair
 from seepage.schema import Cell
 from seepage.store import Store
@@ -221,7 +221,7 @@ def test_where_no_caption_is_perfect_recovery_runs_to_the_person(victim: str, tm
 
 
 def test_a_person_is_the_ceiling(victim: str, pictures: Path, tmp_path: Path, seepage: Run) -> None:
-    cell = audit(seepage, victim, pictures, tmp_path / "o", metrics=("rouge_l", "repetition"))
+    cell = audit(seepage, victim, pictures, tmp_path / "o", metrics=("rouge_l", "bleu1", "repetition", "distinct"))
     others = Pictures(
         torch.empty(3, 3, 0, 0),
         ("1", "4", "5"),
@@ -237,6 +237,15 @@ def test_a_person_is_the_ceiling(victim: str, pictures: Path, tmp_path: Path, se
     found = cell.ceilings["human"]["repetition"]
     assert (found.n, found.mean) == (3, pytest.approx(sum(map(repetition, told)) / 3))
     assert cell.summary["repetition"].recovery is None
+    assert cell.summary["distinct"].recovery is None
+    assert cell.summary["distinct"].mean == 1.0
+    everybody = [said(colour) for colour in ("red", "green", "green", "blue", "red")]
+    assert cell.summary["distinct"].corpus == pytest.approx(distinct(everybody, 2))
+    assert cell.ceilings["human"]["distinct"].corpus == pytest.approx(distinct(told, 2))
+    # Over the corpus people are scored as the attack is.
+    pairs = [Pair(one, rest) for one, rest in zip(told, others.captions or (), strict=True)]
+    assert cell.ceilings["human"]["bleu1"].corpus == pytest.approx(Bleu1().pooled(pairs))
+    assert cell.ceilings["human"]["bleu1"].corpus_low is not None
 
 
 def test_shuffled_is_scored_against_another_pictures_captions(

@@ -40,6 +40,20 @@ def test_fluency_of_a_set() -> None:
     assert math.isnan(fluency_of([]).words)
 
 
+def test_distinct_counts_a_captions_own_pairs_and_those_of_all_together() -> None:
+    metric = registry.build("metric", "distinct")
+    recovery = said("a dog a dog", "", "a dog runs")
+    values = metric(pictured([], [], []), recovery)
+    assert values[[0, 2]].tolist() == pytest.approx([2 / 3, 1.0])
+    assert values[1].isnan()
+    # "a dog" three times, "dog a" and "dog runs" once.
+    assert metric.corpus(pictured([], [], []), recovery) == pytest.approx(3 / 5)
+    assert registry.build("metric", "distinct:length=1").corpus(pictured([], []), said("a a", "a b")) == 0.5
+    assert metric.corpus(pictured([]), said("dog")) is None
+    with pytest.raises(SeepageError, match="length is at least 1, got 0"):
+        registry.build("metric", "distinct:length=0")
+
+
 def test_repetition_is_a_metric_that_reads_no_reference() -> None:
     values = registry.build("metric", "repetition")(pictured([], [], []), said("a dog a dog", "", "a dog"))
     assert values.tolist() == pytest.approx([1 - 2 / 3, 0, 0])

@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..inverses import FALLBACK, Constrained, Inverse, Split, Step, Target, sizes, steps, unknowns
+from ..inverses import FALLBACK, Constrained, Inverse, Split, Step, Target, better, sizes, steps, unknowns
 from ..priors import Ridge, RidgeDecoder, total_variation
 from ..priors.ridge import Layout
 from ..registry import register
+from ..solvers import Solution
 from ..types import (
     Access,
     Auxiliary,
@@ -35,8 +36,11 @@ from ..types import (
 from .head import Searches, remaining, searches
 from .inversion import GREY, device_of, ended, leak_shape, recover_rows, white_box
 from .joint import Joint
+from .parameters import within
 
 _EXACT_WIRES = ("fp32", "fp16")
+# Another start lies so much of its norm away; none is tried where the residual is no larger than this.
+_APART, _SOLVED = 0.5, 1e-6
 
 
 @register("attack", "peel")
@@ -60,8 +64,10 @@ class Peel:
     pictures back, `joint` finds a picture behind the rest, the walk goes on from what that gives each segment, and
     whichever of both pictures leaks more like the leak is kept. Where a segment gives fewer numbers than it takes, or
     what it gave is not exact to `tolerance`, `tv` times the total variation of what is sought decides what is open.
-    Each segment is run at most `passes` times. White-box; auxiliary: none, synthetic with `start=ridge` and
-    `start=search`.
+    `window` segments in a row are undone at once: what a block alone leaves open, the ones before it may tell. A
+    segment that is not solved is begun again from up to `starts` places in all, the others half its norm away
+    from the first, and the answer that fits best is kept. Each start runs a segment at most `passes` times. White-box;
+    auxiliary: none, synthetic with `start=ridge` and `start=search`.
     """
 
     walk: Literal["chain"] = "chain"
@@ -72,6 +78,8 @@ class Peel:
     noise: float = 1e-3
     pictures: int = 24
     tolerance: float = 1e-3
+    window: int = within(1, least=1)
+    starts: int = within(1, least=1)
 
     recovers: ClassVar[Recovers] = "images"
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
@@ -93,7 +101,7 @@ class Peel:
     @property
     def budget(self) -> int:
         """Each segment is run at most so often, hence the prefix; a search comes on top."""
-        return self.passes + (self._search.budget if self.start == "search" else 0)
+        return self.starts * self.passes + (self._search.budget if self.start == "search" else 0)
 
     def fit(
         self,
@@ -118,7 +126,7 @@ class Peel:
                 learned = Ridge(self.pictures).fit(
                     prefix, knowledge.image_shape, fresh, device=grey.device, progress=progress
                 )
-        path = steps(prefix, grey)
+        path = steps(prefix, grey, self.window)
         heads, count = None, 0
         if self.start == "search":
             if self.form != "least-squares":
@@ -270,8 +278,9 @@ class _Walk:
         start = step.start_at(start)
         inverse = self._inverse(step)
         found = torch.full_like(start, float("nan"))
+        given = self.exact.clone()
         for exact in (True, False):
-            rows = [row for row in (self.exact == exact).nonzero().flatten().tolist() if row not in self.failures]
+            rows = [row for row in (given == exact).nonzero().flatten().tolist() if row not in self.failures]
             if not rows:
                 continue
             prior, identified = _smooth(self.attack.tv, self.image_shape, step), exact and not step.loses
@@ -279,6 +288,8 @@ class _Walk:
                 self.features[rows], start[rows], step.lower, step.upper, prior, identified, exact, step.known
             )
             solved = inverse.invert(step.segment, target, self.attack.passes - spent)
+            for _ in range(1, self.attack.starts):
+                solved = self._again(step, inverse, target, solved, rows)
             found[rows] = unknowns(solved)
             self.runs[rows] += solved.passes.cpu() + spent
             for row, residual, status in zip(rows, solved.residual.tolist(), solved.status, strict=True):
@@ -287,6 +298,23 @@ class _Walk:
             found[row] = float("nan")
         self.exact &= not step.loses
         self.features = found
+
+    def _again(self, step: Step, inverse: Inverse, target: Target, solved: Solution, rows: Sequence[int]) -> Solution:
+        """Return the better of what was solved and what another start leads to, for rows that are not solved yet."""
+        ended = [
+            status.kind == "stopped" and bool(solved.residual[row] > _SOLVED)
+            for row, status in enumerate(solved.status)
+        ]
+        left = torch.tensor(ended).nonzero().flatten()
+        if not len(left):
+            return solved
+        drawn = [torch.randn(step.segment.in_shape, generator=self.generators[rows[row]]) for row in left.tolist()]
+        start = target.start[left]
+        size = start.flatten(1).square().mean(1).sqrt()
+        size = torch.where(size > 0, size, 1.0).view(-1, *[1] * (start.ndim - 1))
+        noise = torch.stack(drawn).to(start)
+        other = replace(target.rows(left), start=step.start_at(start + _APART * size * noise))
+        return better(solved, inverse.invert(step.segment, other, self.attack.passes), left)
 
     def _judge(self, row: int, residual: float, status: Status, name: str) -> None:
         if status.kind == "failed":

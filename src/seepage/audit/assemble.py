@@ -19,11 +19,12 @@ from .. import __version__
 from ..checks import check
 from ..data import batches
 from ..defenses.privacy import NoAccountantError, guarantee
-from ..metrics.fluency import Repetition
+from ..metrics.fluency import Distinct, Repetition
+from ..metrics.human import human_ceiling
 from ..metrics.label import TopLabels
 from ..metrics.likelihood import Likelihood, NllGap
 from ..metrics.perplexity import Perplexity
-from ..metrics.sentences import CaptionMetric
+from ..metrics.sentences import Additive, CaptionMetric
 from ..schema import Cell, Check, Cost, Environment, Protection, Scale, Spec, Stats
 from ..store import SampleLine
 from ..types import Captions, Metric, Recovery, Scores, SplitModel, Status
@@ -31,7 +32,7 @@ from .bounds import bound
 from .exposure import NAIVE, NONE, Exposure
 from .gradients import gradient_masking
 from .rows import take
-from .scoring import CEILINGS
+from .scoring import CEILINGS, HUMAN
 from .statistics import describe, interval_of_sums, with_recovery
 from .workbench import Workbench
 
@@ -152,13 +153,16 @@ def _summarise(
         against = {control: scores for control, scores in nulls.items() if control not in CEILINGS}
         ceilings = [nulls[ceiling] for ceiling in CEILINGS if len(nulls.get(ceiling, ())) == len(values)]
         # How a caption reads is no leakage, and no share of it is recovered.
-        fluent = isinstance(metric, Perplexity | Repetition)
+        fluent = isinstance(metric, Distinct | Perplexity | Repetition)
         truth = metric.perfect if metric.perfect is not None or fluent or not ceilings else ceilings[0]
         higher = metric.higher_means_more_leakage
         summary[name] = with_recovery(stats, values, against, perfect=truth, higher_leaks=higher)
         summary[name] = summary[name].model_copy(update=_corpus(bench, having, metric))
         for control, scores in nulls.items():
-            controls.setdefault(control, {})[name] = describe(scores, higher_leaks=metric.higher_means_more_leakage)
+            beside = describe(scores, higher_leaks=metric.higher_means_more_leakage)
+            if control == HUMAN:
+                beside = beside.model_copy(update=_human_corpus(bench, having, metric))
+            controls.setdefault(control, {})[name] = beside
     return summary, controls
 
 
@@ -170,7 +174,18 @@ def _corpus(bench: Workbench, lines: Sequence[SampleLine], metric: Metric) -> di
         return {}
     unsaid, status = torch.full((len(known),), torch.nan), (Status("stopped"),) * len(known)
     recovery = Recovery(Captions(known, unsaid), status, torch.zeros(len(known), dtype=torch.long))
-    truth = take(bench.captioned, [line.index for line in lines])
+    return _together(metric, take(bench.captioned, [line.index for line in lines]), recovery)
+
+
+def _human_corpus(bench: Workbench, lines: Sequence[SampleLine], metric: Metric) -> dict[str, float | None]:
+    """The same of people's captions of the same pictures, where it takes no model to tell."""
+    if not isinstance(metric, Additive | Distinct):
+        return {}
+    rows = [line.index for line in lines if HUMAN in line.controls]
+    return _together(metric, *human_ceiling(take(bench.captioned, rows)))
+
+
+def _together(metric: Metric, truth: Pictures, recovery: Recovery) -> dict[str, float | None]:
     found: dict[str, float | None] = {"corpus": metric.corpus(truth, recovery)}
     summed = metric.summed(truth, recovery) if isinstance(metric, CaptionMetric) else None
     if summed is not None:

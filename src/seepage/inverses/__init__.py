@@ -5,7 +5,7 @@ from __future__ import annotations
 from .constrained import Constrained
 from .generic import Generic
 from .identity_residual import IdentityResidual
-from .rule import FALLBACK, Inverse, Target, followed, misfit, rule, serving, sizes, unknowns
+from .rule import FALLBACK, Inverse, Target, better, followed, misfit, rule, serving, sizes, unknowns
 from .split import Split
 from .step import Step, joined, steps
 from .transformer import Transformer
@@ -20,6 +20,7 @@ __all__ = [
     "Step",
     "Target",
     "Transformer",
+    "better",
     "followed",
     "joined",
     "misfit",

@@ -62,13 +62,16 @@ class Step:
 
 
 @torch.no_grad()
-def steps(prefix: Prefix, grey: Float[Tensor, "1 c h w"]) -> tuple[Step, ...]:
-    """Return the steps of a prefix, in its order; `grey` is a grey picture, and pictures lie in [0, 1]."""
+def steps(prefix: Prefix, grey: Float[Tensor, "1 c h w"], window: int = 1) -> tuple[Step, ...]:
+    """Return the steps of a prefix, in its order; `grey` is a grey picture, and pictures lie in [0, 1].
+
+    Each is a segment, or as many in a row as `window` says.
+    """
     found: list[Step] = []
     given: Tensor = grey
     other: Tensor = torch.rand(grey.shape, generator=torch.Generator().manual_seed(0)).to(grey)
     bounds: Range = (0.0, 1.0)
-    for segment in joined(prefix.segments):
+    for segment in windows(joined(prefix.segments), window):
         lower, upper = bounds
         found.append(Step(segment, not found, given, lower, upper, _known(given, other), serving(segment)))
         given, bounds = _run(segment.module, given)
@@ -98,6 +101,21 @@ def joined(segments: Sequence[Segment]) -> list[Segment]:
         else:
             found.append(segment)
     return found
+
+
+def windows(segments: Sequence[Segment], size: int) -> list[Segment]:
+    """Return the segments, `size` in a row made one; the last is whole, the first may be of fewer.
+
+    A window is inverted as its last segment is, where that rule fits it: what it ends in is what its output shows.
+    """
+    found: list[Segment] = []
+    for stop in range(len(segments), 0, -size):
+        group = segments[max(stop - size, 0) : stop]
+        whole = nn.Sequential(*(segment.module for segment in group))
+        last = group[-1]
+        one = len(group) == 1
+        found.append(last if one else Segment(last.name, last.kind, whole, group[0].in_shape, last.out_shape))
+    return found[::-1]
 
 
 def _run(module: nn.Module, x: Tensor) -> tuple[Tensor, Range]:

@@ -3,7 +3,7 @@
 from .base import ImageMetric
 from .caption import Bleu1, Bleu2, Bleu3, Bleu4, Cider, RougeL
 from .encoder import Cosine
-from .fluency import Fluency, Repetition, beside_human, fluency_of
+from .fluency import Distinct, Fluency, Repetition, beside_human, fluency_of
 from .human import human_ceiling
 from .identity import IdentityMetric, KnnDistance, Rank1
 from .java import Meteor, Spice
@@ -25,6 +25,7 @@ __all__ = [
     "CaptionMetric",
     "Cider",
     "Cosine",
+    "Distinct",
     "Fluency",
     "IdentityMetric",
     "ImageMetric",

@@ -87,6 +87,52 @@ class Repetition:
         return
 
 
+@register("metric", "distinct")
+@dataclass(frozen=True)
+class Distinct:
+    """Share of different runs of `length` words among all (Li et al., NAACL 2016); fluency, which is no leakage.
+
+    It reads no reference. A caption's value counts its own runs, NaN where it has none; the corpus' value counts those
+    of all captions together, so that whoever says the same of every picture is near zero there. That falls with the
+    number of captions: only sets of one size compare. Beside it stands that of human captions.
+    """
+
+    length: int = 2
+
+    reads: ClassVar[tuple[type, ...]] = (Captions,)
+    unit: ClassVar[str] = ""
+    higher_means_more_leakage: ClassVar[bool] = True
+    perfect: ClassVar[float | None] = None
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise ValueError(f"length is at least 1, got {self.length}")
+
+    def unavailable(self, image_shape: Shape) -> str | None:
+        """Return None: it needs nothing."""
+        return None
+
+    def __call__(
+        self, truth: Pictures, recovery: Recovery, judge: Judge | None = None, gallery: Pictures | None = None
+    ) -> Float[Tensor, "b"]:
+        """Score every recovered caption; float64, on the CPU.
+
+        Raises:
+            SeepageError: the recovery holds no captions.
+        """
+        values = [distinct([text], self.length) for text in captions_of(recovery, type(self).__name__)]
+        return torch.tensor(values, dtype=torch.float64)
+
+    def corpus(self, truth: Pictures, recovery: Recovery) -> float | None:
+        """Return the share among all captions; None where they have no such run.
+
+        Raises:
+            SeepageError: the recovery holds no captions.
+        """
+        found = distinct(captions_of(recovery, type(self).__name__), self.length)
+        return None if math.isnan(found) else found
+
+
 def repetition(caption: str) -> float:
     """Return the share of a caption's pairs of words that stood in it before; 0 for fewer than two words."""
     pairs = [run for run in runs(words(caption), 2).elements() if len(run) == 2]

@@ -23,7 +23,7 @@ CIDER_FROM = 50
 
 _PICTURES = {"psnr", "ssim", "ms_ssim", "lpips", "mse", "agreement", "rank1", "knn_distance"}
 _CAPTIONS = ("cider", "rouge_l", "cosine", "bleu4", "bleu1", "nll_gap")
-_OF_CAPTIONS = {*_CAPTIONS, "bleu2", "bleu3", "meteor", "spice", "nll", "perplexity", "repetition"}
+_OF_CAPTIONS = {*_CAPTIONS, "bleu2", "bleu3", "meteor", "spice", "nll", "perplexity", "repetition", "distinct"}
 _OF_LABELS = ("top1", "top5")
 
 

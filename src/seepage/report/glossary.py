@@ -157,6 +157,12 @@ _MEASURES = (
         higher_leaks=False,
         style="percent",
     ),
+    Measure(
+        "distinct",
+        "Distinct pairs",
+        "share of different pairs of words; over the corpus, among all captions: fluency, not leakage",
+        style="percent",
+    ),
 )
 _BY_KEY: Mapping[str, Measure] = {measure.key: measure for measure in _MEASURES}
 
