@@ -27,7 +27,7 @@ from ..metrics.perplexity import Perplexity
 from ..metrics.sentences import Additive, CaptionMetric
 from ..schema import Cell, Check, Cost, Environment, Protection, Scale, Spec, Stats
 from ..store import SampleLine
-from ..types import Captions, Metric, Recovery, Scores, SplitModel, Status
+from ..types import Captions, Metric, Pictures, Recovery, Scores, SplitModel, Status
 from .bounds import bound
 from .exposure import NAIVE, NONE, Exposure
 from .gradients import gradient_masking
