@@ -33,12 +33,13 @@ from caption_chart import chart
 from seepage import assets, data, registry
 from seepage.attacks.caprecover import adapter
 from seepage.attacks.process import Precision
+from seepage.audit.plan import jobs
 from seepage.audit.request import Request
 from seepage.audit.run import run_audit
 from seepage.audit.statistics import paired_difference
+from seepage.audit.workbench import Workbench
 from seepage.data.source import Entry
 from seepage.metrics import fluency_of
-from seepage.pictures import file_sha256
 from seepage.schema import Cell, Stats
 from seepage.store import Store
 from seepage.studies.train import TrainRequest, train
@@ -166,9 +167,6 @@ def run(row: Row, root: Path, store: Path) -> Cell:
     if not row.training.file.exists():
         print(f"training {row.training.name}", flush=True)
         train(row.training.request(root), _say)
-    known = audited(row, store)
-    if known is not None:
-        return known
     request = Request(
         row.training.victim,
         f"flickr8k/test@{root}",
@@ -178,22 +176,25 @@ def run(row: Row, root: Path, store: Path) -> Cell:
         public=f"flickr8k/train@{root}" if row.public else None,
         effort=EFFORT,
     )
+    known = audited(request, store)
+    if known is not None:
+        return known
     (cell,) = run_audit(request, store, listener=lambda event: None)
     return cell
 
 
-def audited(row: Row, store: Path) -> Cell | None:
-    """Return the cell of a row that is done; one from before the attack had some parameter, now at its default, too."""
-    defaults = registry.get("attack", row.attack).efforts.get(EFFORT, {})
-    plain, full = (
-        registry.parse(registry.spec("attack", registry.build("attack", text, defaults)))[1]
-        for text in (row.attack, row.text)
-    )
-    adapter = file_sha256(row.training.file)
-    for cell in Store(store).cells().values():
-        name, given = registry.parse(cell.spec.attack)
-        same = (name, cell.spec.layer, cell.spec.adapter_sha256) == (row.attack, row.layer, adapter)
-        if same and cell.status == "done" and full == plain | given:
+def audited(request: Request, store: Path) -> Cell | None:
+    """Return the newest cell of a request that is done, also from before its attack had some parameter.
+
+    What the attack lacked then is at its default now; all else that determines a cell is the same.
+    """
+    (job,) = jobs(Workbench(request))
+    name, full = registry.parse(job.spec.attack)
+    plain = registry.parse(registry.spec("attack", registry.build("attack", name)))[1]
+    for cell in reversed(Store(store).cells().values()):
+        own, given = registry.parse(cell.spec.attack)
+        same = cell.spec.model_copy(update={"attack": job.spec.attack}) == job.spec
+        if cell.status == "done" and same and own == name and full == plain | given:
             return cell
     return None
 

@@ -40,6 +40,7 @@ BESIDE = False
 
 
 SEARCHED, GREY = "peel:start=search", "joint:start=grey"
+AGAIN = "joint:again=6"
 WAYS = ("peel:window=3", "peel:starts=4")
 BASELINES = ("deep-image-prior", "divide", "decoder")
 
@@ -89,6 +90,9 @@ def rows(data: Path) -> list[Row]:
         for group, victim in small[:2]
         for layer in stages(victim)
         for way in WAYS
+    ]
+    found += [
+        Row(group, victim, layer, (AGAIN,), "cifar") for group, victim in small[1:] for layer in stages(victim)[:2]
     ]
     found += [
         Row(group, victim, layer, BASELINES, "cifar", label="baselines")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -110,12 +110,11 @@ class Store:
         return found
 
     def append(self, cell: Cell) -> None:
-        """Write one finished cell durably and drop its samples' journal; once it is done, its unfinished work too."""
+        """Write one finished cell durably, then drop its samples' journal and its attack's unfinished work."""
         with _explained(self.folder):
             _append(self.results, cell.line())
             self._journal(cell.key).unlink(missing_ok=True)
-            if cell.status == "done":
-                shutil.rmtree(self.workdir(cell.key), ignore_errors=True)
+            shutil.rmtree(self.workdir(cell.key), ignore_errors=True)
 
     def finished(self, key: str) -> dict[int, SampleLine]:
         """Return the finished samples of an unfinished cell, by their index in the data; a damaged line is none."""
@@ -143,9 +142,11 @@ class Store:
         """Return where a cell's attack may keep what it needs to go on; it need not be there."""
         return self.folder / _PARTIAL / key
 
-    def close_journals(self) -> None:
-        """Remove the journals' folder where nothing is left in it."""
+    def close_journals(self, known: Iterable[str] = ()) -> None:
+        """Remove what a kill left of cells on record, and the journals' folder where nothing else is in it."""
         folder = self.folder / _PARTIAL
+        for key in known:
+            shutil.rmtree(self.workdir(key), ignore_errors=True)
         if folder.exists() and not any(folder.iterdir()):
             folder.rmdir()
 

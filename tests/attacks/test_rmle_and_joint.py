@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import draws, leak, narrow, pictures, psnr, wide
+from tiny import TinyPrefix, draws, leak, narrow, pictures, psnr, wide
+from torch import Tensor, nn
 
 from seepage import registry, seeding
 from seepage.priors import total_variation
@@ -45,6 +46,41 @@ def test_without_auxiliary_pictures_joint_still_inverts() -> None:
     assert registry.build("attack", "joint").auxiliary == "synthetic"
     recovery = fitted(name, prefix).recover(leak(prefix(truth)), draws(2))
     assert psnr(images(recovery), truth).min() > 60
+
+
+def waves(gain: float) -> TinyPrefix:
+    """A leak of many valleys that determines its picture."""
+
+    class Waves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                self.conv = nn.Conv2d(3, 12, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sin(gain * self.conv(x))
+
+    return TinyPrefix((3, 16, 16), [Waves()], ["conv"])
+
+
+def test_what_ended_in_a_valley_is_searched_for_from_elsewhere() -> None:
+    prefix, truth = waves(12.0), pictures(4)
+    features, name = leak(prefix(truth)), "joint:start=grey,newton=8,inner=40"
+    once = fitted(name, prefix).recover(features, draws(4))
+    assert psnr(images(once), truth).max() < 50
+    attack = registry.build("attack", f"{name},again=2")
+    twice = fitted(f"{name},again=2", prefix).recover(features, draws(4))
+    assert psnr(images(twice), truth).sort().values[1:].min() > 70
+    assert twice.passes.max() <= attack.budget
+    # Rows are searched for apart, and what has converged is left as it is.
+    alone = fitted(f"{name},again=2", prefix).recover(leak(features.features[2:3]), draws(1, first=2))
+    assert (images(alone) - images(twice)[2:3]).abs().max() < 1e-3
+    good, name = wide(), "joint:start=grey,newton=10,inner=80"
+    same = [fitted(one, good).recover(leak(good(truth)), draws(4)) for one in (name, f"{name},again=2")]
+    assert {status.kind for status in same[0].status} == {"converged"}
+    assert torch.equal(images(same[0]), images(same[1]))
+    assert torch.equal(same[0].passes, same[1].passes)
 
 
 def test_a_prior_serves_where_the_leak_does_not_determine_the_picture() -> None:

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seepage.attacks.checkpoints import Shelf, seconds_spent
 from seepage.audit.request import Request
 from seepage.audit.run import Event, run_audit
+from seepage.files import OutputError
 from seepage.schema import Cell
 from seepage.store import Store
 
@@ -217,10 +219,41 @@ def test_an_audit_that_is_stopped_while_its_attack_learns_goes_on_there(
     first, second, whole = list[str](), list[str](), list[str]()
     with pytest.raises(KeyboardInterrupt):
         run_audit(request, tmp_path / "o", listener=learning(first, "step 120 of 130"))
+    spent = seconds_spent(tmp_path / "o" / "partial")
     (cell,) = run_audit(request, tmp_path / "o", listener=learning(second, ""))
+    assert cell.cost is not None
+    assert cell.cost.fit_seconds > spent > 0
     assert second == [f"step {step} of 130" for step in range(101, 131)]  # a checkpoint is written every 100
     (other,) = run_audit(request, tmp_path / "other", listener=learning(whole, ""))
     assert len(whole) == 130
     assert [one.recovered for one in cell.samples] == [one.recovered for one in other.samples]
     assert cell.summary == other.summary
     assert not (tmp_path / "o" / "partial").exists()
+
+
+def test_an_attack_that_cannot_write_checkpoints_learns_without(
+    victim: str, pictures: Path, public: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Shelf, step: int, *rest: object) -> None:
+        (self.folder / "begun").touch()
+        raise OutputError("no space left on the device")
+
+    monkeypatch.setattr(Shelf, "write", full)
+    attack = "caprecover:read=label,steps=3,width=24,layers=1,heads=2,queries=2"
+    request = Request(victim, str(pictures), layers=("relu",), attacks=(attack,), metrics=("top1",), public=str(public))
+    (cell,) = run_audit(request, tmp_path / "o", listener=lambda event: None)
+    assert cell.status == "done"
+    assert not (tmp_path / "o" / "partial").exists()
+
+
+def test_what_a_kill_left_of_cells_on_record_is_swept_up(
+    victim: str, pictures: Path, public: Path, tmp_path: Path
+) -> None:
+    request = Request(
+        victim, str(pictures), layers=("relu",), attacks=("probe",), metrics=("top1",), public=str(public)
+    )
+    (cell,) = run_audit(request, tmp_path / "o", listener=lambda event: None)
+    for name in (cell.key, "0" * 64):
+        (tmp_path / "o" / "partial" / name / "speak").mkdir(parents=True)
+    run_audit(request, tmp_path / "o", listener=lambda event: None)
+    assert [path.name for path in (tmp_path / "o" / "partial").iterdir()] == ["0" * 64]  # another request's

@@ -139,6 +139,22 @@ class Shelf:
         return self.folder / f"{name}.safetensors", self.folder / f"{name}.json"
 
 
+def seconds_spent(folder: Path) -> float:
+    """Return the seconds that runs below a folder took up to their newest checkpoints; 0 where there is none."""
+    newest: dict[Path, Path] = {}
+    for path in sorted(folder.rglob("step-*.json")):
+        newest[path.parent] = path
+    return sum(map(_seconds, newest.values()))
+
+
+def _seconds(path: Path) -> float:
+    try:
+        seconds = json.loads(path.read_text(encoding="utf-8"))["state"]["curve"]["seconds"]
+        return float(seconds[-1]) if seconds else 0.0
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return 0.0
+
+
 class _Absent:
     def __repr__(self) -> str:
         return "not set"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -150,6 +150,10 @@ class Target:
     def z(self) -> tuple[Tensor, Tensor]:
         """What `residual` takes beside a picture."""
         return self.features, self.unit
+
+    def rows(self, index: Int[Tensor, "k"]) -> Target:
+        """Return the same target for some of its rows, where no law is known."""
+        return replace(self, features=self.features[index], unit=self.unit[index], guess=self.guess[index])
 
     def residual(self, prefix: Prefix) -> Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]:
         """Return x, z -> (what is expected of x - leak) / unit: one weight then suits every layer."""

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..inverses import better, unknowns
 from ..priors import CorrectedDecoder, Corrections, Spectrum, dead_leaves, log_error, total_variation
 from ..registry import register
 from ..solvers import Adam, LevenbergMarquardt, Solution
@@ -51,12 +52,15 @@ _PRODUCT = 1.0
 _GREY_TV = 3.0
 # The decibels from which a start is not to be smoothed.
 _NEAR = 30.0
+# How a picture is moved to be searched for from elsewhere: by this root mean square, or by so many steps at this rate.
+_MOVED = 0.1
+_SMOOTHING, _SMOOTH_LR = 300, 0.01
 
 
 @register("attack", "joint")
 @dataclass(frozen=True)
 class Joint:
-    """Minimise |prefix(x) - leak|^2 / |leak|^2 over x in [0, 1] in three stages.
+    """Minimise |prefix(x) - leak|^2 / |leak|^2 over x in [0, 1] in four stages.
 
     1. A start: `start=ridge` decodes patches of features by a ridge regression fitted on `pictures` synthetic
        dead-leaves pictures, then takes up to `corrections` learned steps, each of which looks at what its picture would
@@ -69,8 +73,13 @@ class Joint:
     3. `newton` steps of Levenberg-Marquardt without a prior, each of at most `inner` products with J^T J (few to begin
        with), preconditioned and damped by what the corrections learned.
 
+    4. Up to `again` times, for rows whose relative residual is above `tolerance`: stage 3 from elsewhere, in turns
+       from the best picture so far moved at random by a tenth, as natural pictures vary, and from what 300 steps of
+       stage 2 make of it (basin hopping, Wales & Doye 1997). The picture that leaks most like the leak is kept. Not
+       where a defense's law is known.
+
     Where the leak has fewer numbers than the picture, many pictures explain it and the prior decides between them: in
-    place of 2 and 3 come `open_steps` of Adam at rate `open_lr`, the weight falling from `open_tv` to a fifth of it.
+    place of 2 to 4 come `open_steps` of Adam at rate `open_lr`, the weight falling from `open_tv` to a fifth of it.
     `open_tv=0` takes rate and weight that serve synthetic pictures best which the start was not fitted on, and stays at
     the start where none improves on it; from a grey start, which uses no pictures, it means 3 at the rate given.
 
@@ -89,6 +98,7 @@ class Joint:
     tv: float = 0.3
     newton: int = 30
     inner: int = 120
+    again: int = 0
     open_steps: int = 100
     open_lr: float = 0.004
     open_tv: float = 0.0
@@ -99,7 +109,7 @@ class Joint:
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
         "quick": {"corrections": 4, "steps": 60, "lr": 0.02, "tv": 0.1, "newton": 8, "inner": 30, "open_steps": 60},
         "standard": {},
-        "full": {"corrections": 16, "steps": 2000, "newton": 60, "inner": 300, "open_steps": 300},
+        "full": {"corrections": 16, "steps": 2000, "newton": 60, "inner": 300, "again": 6, "open_steps": 300},
     }
 
     @property
@@ -114,9 +124,10 @@ class Joint:
 
     @property
     def budget(self) -> int:
-        """The corrections, Adam's steps, then for each Newton step its products, its trials and its linearisation."""
+        """The corrections, Adam's steps, for each Newton step its products, trials and linearisation; and all again."""
         steps, inner = self.newton_steps
-        return self.corrections + self.steps + 1 + steps * (inner + 4)
+        newton = steps * (inner + 4)
+        return self.corrections + self.steps + 1 + newton + self.again * newton + self.again // 2 * (_SMOOTHING + 1)
 
     def fit(
         self,
@@ -258,6 +269,9 @@ class JointRecoverer(Recoverer):
         def search(features: Tensor, rows: Sequence[int]) -> tuple[Tensor, Sequence[Status], Tensor]:
             target = Target.of(leak, features, self.law, self.image_shape)
             images, found, passes = self._search(target)
+            for turn in range(self.attack.again if self._undefended else 0):
+                images, found, spent = self._again(turn, target, images, found, [generators[row] for row in rows])
+                passes = passes + spent
             return images, ended(target.relative(found.residual), found.status, self.attack.tolerance), passes
 
         return recover_rows(leak, leak_shape(self.prefix), self.image_shape, search)
@@ -276,7 +290,7 @@ class JointRecoverer(Recoverer):
 
     def _search(self, target: Target) -> tuple[Tensor, Solution, Tensor]:
         """Return pictures, how the last solver ended, and all passes."""
-        attack, residual = self.attack, target.residual(self.prefix)
+        residual = target.residual(self.prefix)
         images = self._start(target.guess)
         likeliest = target.prior is not None
         if self.descent is not None and not likeliest:
@@ -284,11 +298,42 @@ class JointRecoverer(Recoverer):
         else:
             found = Adam(0).solve(residual, images, target.z)
         passes = found.passes + (len(self.decoder.corrections) if self.decoder is not None else 0)
-        if attack.newton and (likeliest or determined(self.prefix)):
-            newton = LevenbergMarquardt(*attack.newton_steps, preconditioner=self._preconditioner, first=_FIRST)
-            found = newton.solve(residual, images, target.z, penalty=target.prior, lower=0.0, upper=1.0)
+        if self.attack.newton and (likeliest or determined(self.prefix)):
+            found = self._newton(target, images)
             images, passes = _images(found.x), passes + found.passes
         return images, found, passes
+
+    def _newton(self, target: Target, images: Float[Tensor, "b 3 h w"]) -> Solution:
+        newton = LevenbergMarquardt(*self.attack.newton_steps, preconditioner=self._preconditioner, first=_FIRST)
+        residual = target.residual(self.prefix)
+        return newton.solve(residual, images, target.z, penalty=target.prior, lower=0.0, upper=1.0)
+
+    @property
+    def _undefended(self) -> bool:
+        """Whether Newton's steps end the search and the residual alone says how far it came."""
+        return bool(self.attack.newton) and self.law is None and determined(self.prefix)
+
+    def _again(
+        self, turn: int, target: Target, images: Tensor, found: Solution, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, Solution, Tensor]:
+        """Return pictures and solution, those that are not there yet searched for from elsewhere, and the passes."""
+        sound = torch.tensor([one.kind != "failed" for one in found.status], device=found.residual.device)
+        rows = (sound & (target.relative(found.residual) > self.attack.tolerance)).nonzero().flatten()
+        spent = torch.zeros_like(found.passes)
+        if not len(rows):
+            return images, found, spent
+        left = target.rows(rows)
+        if turn % 2:
+            descent = Adam(_SMOOTHING, _SMOOTH_LR, penalty_start=self.attack.tv, penalty_end=self.attack.tv / 1000)
+            start, smoothed = _descended(descent, left.residual(self.prefix), images[rows], left.z)
+            spent[rows] += smoothed.passes
+        else:
+            drawn = torch.stack([_varied(images[row], generators[row]) for row in rows.tolist()])
+            start = (images[rows] + _MOVED * drawn).clamp(0, 1)
+        other = self._newton(left, start)
+        spent[rows] += other.passes
+        kept = better(replace(found, x=images), other, rows)
+        return unknowns(kept), kept, spent
 
     def prior(self, n: int, generators: Generators) -> Recovery:
         """Return the start that the mean synthetic leak gives: what the attack believes before it sees one."""
@@ -329,6 +374,13 @@ def _descended(
         penalty=lambda u: total_variation(spectrum.decode(u)),
     )
     return spectrum.decode(_images(found.x)), found
+
+
+def _varied(picture: Float[Tensor, "3 h w"], generator: torch.Generator) -> Float[Tensor, "3 h w"]:
+    """Return a picture's size of noise of unit variance that varies as natural pictures do."""
+    white = torch.randn(picture.shape, generator=generator)[None]
+    noise = Spectrum().decode(white)[0]
+    return (noise / noise.square().mean().sqrt()).to(picture)
 
 
 def _images(x: Tensor | tuple[Tensor, ...]) -> Tensor:

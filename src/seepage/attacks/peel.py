@@ -64,10 +64,11 @@ class Peel:
     pictures back, `joint` finds a picture behind the rest, the walk goes on from what that gives each segment, and
     whichever of both pictures leaks more like the leak is kept. Where a segment gives fewer numbers than it takes, or
     what it gave is not exact to `tolerance`, `tv` times the total variation of what is sought decides what is open.
-    `window` segments in a row are undone at once: what a block alone leaves open, the ones before it may tell. A
-    segment that is not solved is begun again from up to `starts` places in all, the others half its norm away
-    from the first, and the answer that fits best is kept. Each start runs a segment at most `passes` times. White-box;
-    auxiliary: none, synthetic with `start=ridge` and `start=search`.
+    `window` segments in a row are undone at once: what a block alone leaves open, the ones before it may tell. Where
+    what a segment gave is exact and no fewer numbers than it takes, and its input is not found, the search begins again
+    from up to `starts` places in all, the others half its norm away from the first; the answer that fits best is kept.
+    Each start runs a segment at most `passes` times. White-box; auxiliary: none, synthetic with `start=ridge` and
+    `start=search`.
     """
 
     walk: Literal["chain"] = "chain"
@@ -202,14 +203,14 @@ class PeelRecoverer(Recoverer):
             back(self.path[:count], self._forward(searched, count)[:-1])
             walked = walk.pictures()
             off, other = self._misfit(walked, features), self._misfit(searched, features)
-            better = off < other
+            nearer = off < other
             for row in walk.failures:
-                better[row] = False
+                nearer[row] = False
             # What fails behind the search leaves its picture, and what failed in it may be walked to all the same.
-            walk.failures = {row: one for row, one in lost.items() if not better[row]}
-            pictures = torch.where(better.view(-1, 1, 1, 1), walked, searched)
+            walk.failures = {row: one for row, one in lost.items() if not nearer[row]}
+            pictures = torch.where(nearer.view(-1, 1, 1, 1), walked, searched)
             runs = walk.passes() + (sought.passes * count / len(self.path)).ceil().long()
-            return pictures, walk.ended(torch.where(better, off, other)), runs
+            return pictures, walk.ended(torch.where(nearer, off, other)), runs
 
         recovery = recover_rows(leak, self.expected, self.image_shape, search)
         return replace(recovery, trace=tuple(trace[:-1]))
@@ -288,7 +289,7 @@ class _Walk:
                 self.features[rows], start[rows], step.lower, step.upper, prior, identified, exact, step.known
             )
             solved = inverse.invert(step.segment, target, self.attack.passes - spent)
-            for _ in range(1, self.attack.starts):
+            for _ in range(1, self.attack.starts if identified else 1):
                 solved = self._again(step, inverse, target, solved, rows)
             found[rows] = unknowns(solved)
             self.runs[rows] += solved.passes.cpu() + spent
@@ -301,11 +302,8 @@ class _Walk:
 
     def _again(self, step: Step, inverse: Inverse, target: Target, solved: Solution, rows: Sequence[int]) -> Solution:
         """Return the better of what was solved and what another start leads to, for rows that are not solved yet."""
-        ended = [
-            status.kind == "stopped" and bool(solved.residual[row] > _SOLVED)
-            for row, status in enumerate(solved.status)
-        ]
-        left = torch.tensor(ended).nonzero().flatten()
+        sound = torch.tensor([status.kind != "failed" for status in solved.status], device=solved.residual.device)
+        left = (sound & (solved.residual > _SOLVED)).nonzero().flatten()
         if not len(left):
             return solved
         drawn = [torch.randn(step.segment.in_shape, generator=self.generators[rows[row]]) for row in left.tolist()]

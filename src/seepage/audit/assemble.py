@@ -160,7 +160,7 @@ def _summarise(
         summary[name] = summary[name].model_copy(update=_corpus(bench, having, metric))
         for control, scores in nulls.items():
             beside = describe(scores, higher_leaks=metric.higher_means_more_leakage)
-            if control == HUMAN:
+            if control == HUMAN and summary[name].corpus is not None:
                 beside = beside.model_copy(update=_human_corpus(bench, having, metric))
             controls.setdefault(control, {})[name] = beside
     return summary, controls
@@ -168,6 +168,8 @@ def _summarise(
 
 def _corpus(bench: Workbench, lines: Sequence[SampleLine], metric: Metric) -> dict[str, float | None]:
     """The score of all captions together, where the records hold them: a redacted one does not. With its interval."""
+    persons = [line for line in lines if HUMAN in line.controls]
+    lines = persons if isinstance(metric, Distinct) and persons else lines
     texts = [line.sample.recovered.caption for line in lines if line.sample.recovered is not None]
     known = tuple(text for text in texts if text is not None)
     if Captions not in metric.reads or len(known) < len(lines):

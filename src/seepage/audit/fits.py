@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Hashable
 from pathlib import Path
 
 from .. import seeding
+from ..attacks.checkpoints import seconds_spent
+from ..files import OutputError
 from ..types import Attack, Progress, Recoverer
 from .exposure import RETRAINED, Exposure
 from .workbench import Workbench
@@ -19,6 +22,8 @@ def fit(exposure: Exposure, attack: Attack, text: str, workdir: Path, progress: 
     kept until another's are asked for, and whoever finds what he needs there spends nothing. `workdir` holds what an
     attack needs to go on where it was stopped.
 
+    Seconds include those that were spent before it was stopped, up to the checkpoint it goes on from.
+
     Raises:
         NotRunError: the attack lacks something that it needs.
         SeepageError: the attack refuses this cut.
@@ -30,14 +35,22 @@ def fit(exposure: Exposure, attack: Attack, text: str, workdir: Path, progress: 
         known = known.under(knowledge.law)
     if known is not None:
         return known, 0.0
-    began = time.perf_counter()
-    generator = seeding.generator(bench.request.seed, "fit", exposure.split.name, layer, text)
-    recoverer = attack.fit(knowledge, generator, workdir=workdir, progress=progress)
+    before, began = seconds_spent(workdir), time.perf_counter()
+
+    def learn(where: Path | None) -> Recoverer:
+        generator = seeding.generator(bench.request.seed, "fit", exposure.split.name, layer, text)
+        return attack.fit(knowledge, generator, workdir=where, progress=progress)
+
+    try:
+        recoverer = learn(workdir)
+    except OutputError:  # no room for checkpoints
+        shutil.rmtree(workdir, ignore_errors=True)
+        recoverer = learn(None)
     if name is not None and knowledge.law is None:
         for other in [key for key in bench.fits if key[0] != layer]:
             del bench.fits[other]
         bench.fits[name] = recoverer
-    return recoverer, time.perf_counter() - began
+    return recoverer, before + time.perf_counter() - began
 
 
 def shared(bench: Workbench, layer: str, text: str, attacker: str) -> tuple[Hashable, ...] | None:

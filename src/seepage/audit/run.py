@@ -76,7 +76,7 @@ def run_audit(
             store.append(cell)
             known[cell.key] = cell
             tell(Event("end", next(job for job in missing if job.key == cell.key), 1.0, cell))
-        store.close_journals()
+        store.close_journals(known)
     return [known[job.key] for job in grid]
 
 

@@ -35,7 +35,7 @@ VERSION = 3
 ROWS = 128
 """Pictures a shard, unless told otherwise."""
 _BATCH = 16
-_OPEN = 64
+_OPEN = 256
 _LEVELS = 127
 _PROBES = 8
 _STALE_SECONDS = 600

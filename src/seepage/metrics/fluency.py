@@ -92,9 +92,9 @@ class Repetition:
 class Distinct:
     """Share of different runs of `length` words among all (Li et al., NAACL 2016); fluency, which is no leakage.
 
-    It reads no reference. A caption's value counts its own runs, NaN where it has none; the corpus' value counts those
-    of all captions together, so that whoever says the same of every picture is near zero there. That falls with the
-    number of captions: only sets of one size compare. Beside it stands that of human captions.
+    It reads no reference. A caption's value counts its own runs, 0 where it has none; the corpus' value counts those of
+    all captions together, so that whoever says the same of every picture is near zero there. That falls with the number
+    of captions: only sets of one size compare, and an audit takes those of the pictures that have a human one too.
     """
 
     length: int = 2
@@ -121,7 +121,7 @@ class Distinct:
             SeepageError: the recovery holds no captions.
         """
         values = [distinct([text], self.length) for text in captions_of(recovery, type(self).__name__)]
-        return torch.tensor(values, dtype=torch.float64)
+        return torch.tensor(values, dtype=torch.float64).nan_to_num(0.0)
 
     def corpus(self, truth: Pictures, recovery: Recovery) -> float | None:
         """Return the share among all captions; None where they have no such run.

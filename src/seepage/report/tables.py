@@ -203,11 +203,15 @@ def _metric(cell: Cell, key: str) -> tuple[Value, ...]:
 def _beside(scale: Measure, stats: Stats, ceiling: tuple[str, Stats] | None) -> str:
     """What stands under a mean: its interval, the corpus' value where that is another, and how far it could go."""
     said = [scale.interval(stats)]
-    if stats.corpus is not None and stats.corpus_low is not None and stats.corpus_high is not None:
-        ends = f"{scale.show(stats.corpus_low)} to {scale.show(stats.corpus_high)}"
-        said.append(f"over the corpus: {scale.show(stats.corpus)} ({ends})")
+    if stats.corpus is not None:
+        ends = ""
+        if stats.corpus_low is not None and stats.corpus_high is not None:
+            ends = f" ({scale.show(stats.corpus_low)} to {scale.show(stats.corpus_high)})"
+        said.append(f"over the corpus: {scale.show(stats.corpus)}{ends}")
     if ceiling is not None:
-        said.append(f"{control_name(ceiling[0])}: {scale.show(ceiling[1].mean)}")
+        name, person = ceiling
+        whole = "" if person.corpus is None else f", over the corpus: {scale.show(person.corpus)}"
+        said.append(f"{control_name(name)}: {scale.show(person.mean)}{whole}")
     return "; ".join(said)
 
 

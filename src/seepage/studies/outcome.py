@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .material import Part
 from .stages import Stage
 
 
@@ -16,6 +17,8 @@ class Outcome:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    parts: tuple[Part, Part] | None = None
+    """What was learned from and selected on, where that is not all of the material."""
 
 
 def percent(share: float) -> str:

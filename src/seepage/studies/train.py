@@ -24,6 +24,7 @@ from ..attacks.process import Precision
 from ..attacks.trained import Origin
 from ..data.feature_cache import Stored
 from ..files import replacing, require_writable
+from ..pictures import remembered
 from ..registry import suggest
 from ..types import Progress, SeepageError
 from ..victims import bottleneck
@@ -255,12 +256,13 @@ def _header(request: TrainRequest, text: str, have: Material) -> dict[str, Any]:
 
 
 def _record(request: TrainRequest, text: str, have: Material, outcome: Outcome) -> dict[str, Any]:
+    learned, held = outcome.parts or (have.train, have.select)
     facts = [
         ["attack", text],
         ["victim", f"{have.victim.name} (weights {have.victim.weights_sha256[:12]})"],
         ["layers", ", ".join(have.splits)],
-        ["trained on", _told(have.train)],
-        ["held out", f"{_told(have.select)}, none of them in the former"],
+        ["trained on", _told(learned)],
+        ["held out", f"{_told(held)}, none of them in the former"],
         ["seed", str(request.seed)],
         ["precision", request.precision],
         ["processes", str(processes())],
@@ -275,9 +277,9 @@ def _record(request: TrainRequest, text: str, have: Material, outcome: Outcome) 
                 "source": part.source.name,
                 "pictures": len(part.rows),
                 "manifest_sha256": part.source.manifest_sha256(),
-                "files": part.hashes(),
+                "files": sorted(remembered(part.hashes())),
             }
-            for name, part in (("train", have.train), ("select", have.select))
+            for name, part in (("train", learned), ("select", held))
         },
         "stages": [as_json(stage) for stage in outcome.stages],
         "title": outcome.title,

@@ -131,7 +131,9 @@ def train_caprecover(
     stages.append(run.speak(loop_of(course.steps, course.lr), whole, folder, advance("speak")))
     said = _header(material, train, select, model, language, seed, course)
     rows, scores = run.rows(said.label)
-    outcome = Outcome(tuple(stages), _title(said), ("features", "nats a token", "top-1", "pictures"), rows)
+    outcome = Outcome(
+        tuple(stages), _title(said), ("features", "nats a token", "top-1", "pictures"), rows, (train.part, select.part)
+    )
     return model, replace(said, scores=scores), outcome
 
 

@@ -26,9 +26,9 @@ def train_probe(
         NotRunError, TrainingError: as `Probe.fit` does.
     """
     (layer, split), train, select = *material.splits.items(), material.train, material.select
-    labelled = select.keeping(lambda entry: entry.label is not None)
-    if len(labelled.rows) < LEAST or not train.keeping(lambda entry: entry.label is not None).rows:
-        part = select if train.keeping(lambda entry: entry.label is not None).rows else train
+    learned, labelled = (part.keeping(lambda entry: entry.label is not None) for part in (train, select))
+    if len(labelled.rows) < LEAST or not learned.rows:
+        part = select if learned.rows else train
         raise MaterialError(
             f"too few pictures of {part.source.name} have a label: a probe learns labels (`label` in metadata.jsonl, "
             "or a folder a class)"
@@ -52,7 +52,7 @@ def train_probe(
     few = said.shape[1] <= _FIVE  # where any label is among the best five
     table = tuple((n, percent(one), "–" if few else percent(five), str(len(known))) for n, one, five in rows)
     title = f"Labels of held-out pictures, read at {layer}"
-    return recoverer, Outcome((), title, ("read from", "top-1", "top-5", "pictures"), table)
+    return recoverer, Outcome((), title, ("read from", "top-1", "top-5", "pictures"), table, (learned, labelled))
 
 
 def require_same_classes(material: Material) -> None:

@@ -226,13 +226,13 @@ class CapRecoverer(Recoverer):
                     texts[row], likelihood[row] = text, value
             return Captions(tuple(texts), likelihood)
         scores = torch.full((rows, self._width), torch.nan)
-        words = [""] * rows
+        said = [""] * rows
         found = [part for part in parts if isinstance(part, Labels)]
         if found:
             scores[list(good)] = torch.cat([part.scores for part in found])
         for row, text in zip(good, (text for part in found for text in part.texts or ()), strict=False):
-            words[row] = text
-        return Labels(scores, self.classes or None, tuple(words) if self.read == "words" else None)
+            said[row] = text
+        return Labels(scores, self.classes or None, tuple(said) if self.read == "words" else None)
 
 
 def _text(sentences: Sequence[str], classes: Sequence[str]) -> Float[Tensor, "k 384"]:
