@@ -22,7 +22,8 @@ from claim_verdicts import NOT_TESTED, Interval, Results, Verdict, below, counte
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "claims.md"
-CHAINS = ("peel", "peel:form=constrained", "peel:form=penalty")
+FORMS = ("peel:form=constrained", "peel:form=penalty")
+CHAINS = ("peel", *FORMS, *(f"{form},passes=1000" for form in FORMS))
 BASELINES = ("joint", "rmle", "deep-image-prior", "divide", "decoder")
 READ = (
     *("blocks", "factors", "peel_block", "peel_tables", "peel_figures"),

@@ -15,7 +15,8 @@ one gallery picture a person 92.8 % and 93.4 % (results/face_judge.md; under the
 score).
 Attacks see one leak (`peel` is the chain); `restart` rows are no attack but the authors' scripts' reading, given the
 leak of every stage. `gan` runs on faces and CIFAR-10 where --generator names weights that `train_generator.py` made of
-such pictures. Seconds are a picture's, fitting included. Writes `results/peel_tables.md` and `.json`;
+such pictures, and as GMI does, for the class that the leak names (`gan:objective=class`), where the leak is the scores
+of classes. Seconds are a picture's, fitting included. Writes `results/peel_tables.md` and `.json`;
 `peel_figures.py` draws what the paper draws.
 """
 
@@ -51,6 +52,10 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 BASELINES = ("joint", "rmle", "deep-image-prior", "divide", "decoder")
 PEELS = ("peel", "peel:form=constrained", "peel:form=penalty")
+# As many steps a block as the paper takes.
+LONG = ("peel:form=constrained,passes=1000", "peel:form=penalty,passes=1000")
+GANS = ("gan", "gan:objective=class")
+RESTART = "restart (the leak of every stage)"
 # Whoever runs two at a time says so: --beside.
 BESIDE = False
 FACE_METRICS = ("knn_distance", "rank1")
@@ -72,6 +77,14 @@ class Group:
     limit: int
     size: int | None = None
     generator: str | None = None
+    long: bool = False
+    scores: str | None = None
+
+    def attacks(self, layer: str) -> tuple[str, ...]:
+        """Return what is run at a layer: at the scores of classes whoever says something of these, and GMI's kind."""
+        if layer == self.scores:
+            return ("joint", "rmle", *GANS)
+        return (*PEELS, *(LONG if self.long else ()), *BASELINES, GANS[0], RESTART)
 
 
 def groups(data: Path) -> list[Group]:
@@ -79,9 +92,11 @@ def groups(data: Path) -> list[Group]:
     faces = data / "weights" / "mobilefacenet_apache2.pt"
     xray = f"module/{HERE}/train_xray.py:network@{train_xray.weights()}"
     return [
-        Group("CIFAR-10, ResNet-20", "cifar", "zoo/cifar_resnet20", ("layer1.2", "layer2.2", "layer3.2"), 8,
-              generator="cifar10"),
-        Group("chest X-rays, ResNet-8", "xrays", xray, ("layer1.0", "layer2.0", "layer3.0"), 8),
+        Group(
+            "CIFAR-10, ResNet-20", "cifar", "zoo/cifar_resnet20", ("layer1.2", "layer2.2", "layer3.2", "linear"), 8,
+            generator="cifar10", long=True, scores="linear",
+        ),
+        Group("chest X-rays, ResNet-8", "xrays", xray, ("layer1.0", "layer2.0", "layer3.0"), 8, long=True),
         Group(
             "faces, MobileFaceNet", "faces", f"zoo/mobilefacenet@{faces}", ("features.1", "features.7"), 5,
             generator="faces",
@@ -156,7 +171,7 @@ def restarted(group: Group, layer: str, places: dict[str, str], effort: str, lim
     error = (found - images).square().flatten(1).mean(1)
     figures = {"mse": _interval(error), "psnr": _interval(-10 * error.clamp_min(1e-16).log10())}
     return Record(
-        f"{group.name}/{layer}", group.name, layer, "restart (the leak of every stage)", effort, "every leak",
+        f"{group.name}/{layer}", group.name, layer, RESTART, effort, "every leak",
         len(images), "done", "", figures, None, {}, seconds,
     )  # fmt: skip
 
@@ -317,35 +332,39 @@ def main(options: argparse.Namespace, data: Path) -> None:
     """Run the rows that are missing and write the tables."""
     everything = groups(data)
     made = dict(text.split("=", 1) for text in options.generator)
-    attacks = (*PEELS, *BASELINES, "gan", "restart (the leak of every stage)")
-    order = [(f"{group.name}/{layer}", attack) for group in everything for layer in group.layers for attack in attacks]
+    order = [
+        (f"{group.name}/{layer}", attack)
+        for group in everything
+        for layer in group.layers
+        for attack in group.attacks(layer)
+    ]
     wanted = [pair for pair in order if not options.rows or any(text in "/".join(pair) for text in options.rows)]
     if options.list:
         print("\n".join("/".join(pair) for pair in wanted))
         return
-    own = {
+    given = {
         "faces": options.faces,
         "gallery": options.gallery,
         "xrays": options.xrays,
         "photographs": options.photographs,
     }
-    places = folders(data, own)
+    places = folders(data, given)
     faces = {group.name for group in everything if group.pictures == "faces"}
     if "gallery" in places and any(row.partition("/")[0] in faces for row, _ in wanted):
         _require_judge()
     for group in everything:
         for layer in group.layers:
-            for attack in attacks:
+            for attack in group.attacks(layer):
                 if (f"{group.name}/{layer}", attack) not in wanted:
                     continue
-                if attack == "gan":
+                if attack in GANS:
                     if group.generator not in made:
                         continue
                     os.environ["SEEPAGE_GENERATOR"] = made[group.generator]
-                    named = f"gan:generator=module/{HERE}/train_generator.py:trained"
-                    record = audited(group, layer, named, places, options.effort, options.limit)
-                    record = replace(record, attack="gan")
-                elif attack.startswith("restart"):
+                    own = attack.partition(":")[2]
+                    named = ",".join(filter(None, (f"gan:generator=module/{HERE}/train_generator.py:trained", own)))
+                    record = replace(audited(group, layer, named, places, options.effort, options.limit), attack=attack)
+                elif attack == RESTART:
                     record = restarted(group, layer, places, options.effort, options.limit)
                 else:
                     record = audited(group, layer, attack, places, options.effort, options.limit)
