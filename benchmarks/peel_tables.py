@@ -184,10 +184,7 @@ def note(record: Record, order: Sequence[tuple[str, str]], results: Path) -> Non
     known = [one for one in known if (one["row"], one["attack"], one["effort"]) != key] + [asdict(record)]
     known.sort(key=lambda one: order.index((one["row"], one["attack"])))
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    # Of files and folders the names alone.
-    words = [re.sub(r"[^= ]*/", "", word) for word in sys.argv[1:] if word != "--beside"]
-    command = " ".join(["python benchmarks/peel_tables.py", *words])
-    stamp = f"`{command}`, {machine}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}."
+    stamp = f"`{command(sys.argv[1:])}`, {machine}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}."
     if BESIDE:
         stamp += " Seconds were taken while other runs shared the cores: upper bounds."
     results.mkdir(exist_ok=True)
@@ -195,6 +192,18 @@ def note(record: Record, order: Sequence[tuple[str, str]], results: Path) -> Non
     fresh.write_text(json.dumps({"stamp": stamp, "rows": known}, indent=1) + "\n")
     fresh.replace(path)
     write(stamp, known, results)
+
+
+def command(words: Sequence[str]) -> str:
+    """Return the command as the tables name it: which rows were asked for last says nothing of the others."""
+    kept: list[str] = []
+    given = iter(words)
+    for word in given:
+        if word == "--rows":
+            next(given, None)
+        elif word != "--beside" and not word.startswith("--rows="):
+            kept.append(re.sub(r"[^= ]*/", "", word))  # of files and folders the names alone
+    return " ".join(["python benchmarks/peel_tables.py", *kept])
 
 
 def write(stamp: str, known: list[dict[str, Any]], results: Path) -> None:

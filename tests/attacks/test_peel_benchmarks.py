@@ -72,7 +72,15 @@ def test_constrained_walks_back_through_a_network():
 
 def cell(attack: str, mean: float, spread: float = 0.1, control: float | None = 0.5, **more: tuple) -> dict:
     figures = {"mse": (mean, mean * (1 - spread), mean * (1 + spread)), "psnr": (20.0, 19.0, 21.0), **more}
-    return {"row": "a/1", "group": "a", "attack": attack, "status": "done", "figures": figures, "control_mse": control}
+    return {
+        "row": "a/1",
+        "group": "a",
+        "layer": "1",
+        "attack": attack,
+        "status": "done",
+        "figures": figures,
+        "control_mse": control,
+    }
 
 
 def tables(*cells: dict) -> dict:
@@ -179,3 +187,21 @@ def test_a_row_names_its_judge_without_a_path(benchmark):
             group, "l", "a", "quick", Cell(key="k", status="failed", spec=Spec(**spec, judges=judges))
         )
         assert found.judge == expected
+
+
+def test_the_stamp_names_what_holds_for_every_row(benchmark):
+    command = benchmark("peel_tables").command
+    words = ["--rows", "a-b/c", "--limit", "4", "--beside", "--rows=x", "--generator", "faces=/home/me/f.safetensors"]
+    assert command(words) == "python benchmarks/peel_tables.py --limit 4 --generator faces=f.safetensors"
+
+
+def test_class_scores_are_no_stage_of_the_network(benchmark):
+    claims = benchmark("claims")
+
+    def stage(layer: str, psnr: float) -> dict:
+        one = cell("rmle", 0.1)
+        return {**one, "row": f"a/{layer}", "layer": layer, "figures": {"psnr": (psnr, psnr - 1, psnr + 1)}}
+
+    falling = [stage("layer1", 30.0), stage("layer2", 20.0), stage("layer3", 10.0)]
+    assert "1 of 1" in claims.fails_deep(tables(*falling)).ours
+    assert claims.fails_deep(tables(*falling, stage("linear", 40.0))) == claims.fails_deep(tables(*falling))
