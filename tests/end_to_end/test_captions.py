@@ -23,6 +23,7 @@ from seepage.metrics import Bleu1, Bleu4, Cider, RougeL
 from seepage.metrics.constants import best_caption
 from seepage.metrics.fluency import distinct, repetition
 from seepage.metrics.sentences import Pair
+from seepage.report.glossary import measure
 from seepage.schema import Cell
 from seepage.store import Store
 from seepage.types import Captions, Knowledge, Leak, Pictures, Recoverer, Recovery, Status
@@ -239,8 +240,13 @@ def test_a_person_is_the_ceiling(victim: str, pictures: Path, tmp_path: Path, se
     assert cell.summary["repetition"].recovery is None
     assert cell.summary["distinct"].recovery is None
     assert cell.summary["distinct"].mean == 1.0
-    everybody = [said(colour) for colour in ("red", "green", "green", "blue", "red")]
-    assert cell.summary["distinct"].corpus == pytest.approx(distinct(everybody, 2))
+    # Of the attack, too, the pictures count that a person speaks of: only sets of one size compare.
+    same = [said(colour) for colour in ("red", "blue", "red")]
+    assert cell.summary["distinct"].corpus == pytest.approx(distinct(same, 2))
+    shown = (tmp_path / "o" / "report.html").read_text()
+    for whole in (distinct(same, 2), distinct(told, 2)):
+        assert f"over the corpus: {measure('distinct').show(whole)}" in shown
+    assert "not leakage; higher is more leakage" not in shown
     assert cell.ceilings["human"]["distinct"].corpus == pytest.approx(distinct(told, 2))
     # Over the corpus people are scored as the attack is.
     pairs = [Pair(one, rest) for one, rest in zip(told, others.captions or (), strict=True)]

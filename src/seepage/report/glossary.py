@@ -23,6 +23,12 @@ class Measure:
     digits: int = 3
     style: Literal["fixed", "significant", "percent"] = "fixed"
 
+    @property
+    def told(self) -> str:
+        """The definition, and which way is more leakage where either is."""
+        direction = f"; {'higher' if self.higher_leaks else 'lower'} is more leakage"
+        return self.definition + ("" if self.definition.endswith("not leakage") else direction)
+
     def show(self, value: float | None) -> str:
         """Return a value without its unit, except for percentages."""
         if self.style == "percent":

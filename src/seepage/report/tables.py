@@ -172,8 +172,7 @@ _MEANS = (
 
 def _metric_column(scale: Measure) -> Column:
     title = f"{scale.label} ({scale.unit})" if scale.unit else scale.label
-    hint = f"{scale.definition}; {'higher' if scale.higher_leaks else 'lower'} is more leakage"
-    return Column(title, lambda cell: _metric(cell, scale.key), hint=hint)
+    return Column(title, lambda cell: _metric(cell, scale.key), hint=scale.told)
 
 
 def _metric(cell: Cell, key: str) -> tuple[Value, ...]:
