@@ -243,7 +243,8 @@ def note(fresh: Record, order: Sequence[str]) -> None:
     known = [one for one in known if one["row"] != fresh["row"] and one["row"] in order] + [fresh]
     known.sort(key=lambda one: order.index(one["row"]))
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    stamp = f"`python benchmarks/captions.py`, {machine}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}."
+    stamp = f"`python benchmarks/captions.py`, {machine}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}. "
+    stamp += "Seconds were taken on one thread or two: an order of size."
     path.write_text(json.dumps({"stamp": stamp, "rows": known}, indent=1) + "\n")
     lines = [stamp, "", f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     lines += [f"| {' | '.join(line(one))} |" for one in known]
