@@ -24,7 +24,7 @@ def test_pictures_come_once_in_a_pool_and_each_with_a_caption_it_has() -> None:
     seen: list[int] = []
     for step in range(16):
         drawn = alike(step)
-        assert len(drawn.rows) == len(drawn.captions) == len(drawn.mirrored) == 4
+        assert len(drawn.rows) == len(drawn.captions) == len(drawn.shares) == 4
         assert all(one < COUNTS[row] for row, one in zip(drawn.rows, drawn.captions, strict=True))
         seen += drawn.rows
     assert len(set(seen)) == len(seen) == 64
@@ -46,8 +46,8 @@ def test_no_picture_and_no_length_is_drawn_more_than_another() -> None:
     assert len(rows) == 200
     assert min(rows.values()) > 4
     assert max(rows.values()) < 32
-    mirrored = [one for step in range(200) for one in alike(step).mirrored]
-    assert 0.4 < sum(mirrored) / len(mirrored) < 0.6
+    shares = [one for step in range(200) for one in alike(step).shares]
+    assert 0.4 < sum(shares) / len(shares) < 0.6
 
 
 def test_few_pictures_are_all_drawn() -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from seepage.data import claims, open_source
 from seepage.data.feature_cache import CachedFeatures, FeatureCacheError, Stored, cache_features, marks_of
+from seepage.data.shown import MIRRORED, PLAIN, shown
 from seepage.data.source import PictureSource
 from seepage.pictures import read_picture
 from seepage.types import LeakHeader, PictureFile, SeepageError
@@ -70,8 +71,11 @@ def cached(
     *headers: LeakHeader,
     stored: Stored = "fp16",
     flips: bool = False,
+    crops: int = 0,
 ) -> tuple[CachedFeatures, ...]:
-    return cache_features(source, load, victim, headers or (HEADER,), home, stored=stored, flips=flips, rows=4)
+    return cache_features(
+        source, load, victim, headers or (HEADER,), home, stored=stored, flips=flips, crops=crops, rows=4
+    )
 
 
 class Slow(Victim):
@@ -226,7 +230,7 @@ def test_eight_bits_are_off_by_half_a_level_of_the_channel_at_most(
         off = (features.read(range(start, min(start + 4, 10))) - part).transpose(0, 1).flatten(1).abs().amax(1)
         assert (off <= 0.51 * level).all()
         assert (off > 0).all()
-    weight = sum(path.stat().st_size for path in features.folder.glob("*.safetensors"))
+    weight = sum(path.stat().st_size for path in features.folders[PLAIN].glob("*.safetensors"))
     assert weight < exact.numel() + 3 * 600
 
 
@@ -246,7 +250,7 @@ def test_mirror_image_is_a_second_view(source: PictureSource, tmp_path: Path) ->
     victim = Victim()
     (features,) = cached(source, victim, tmp_path / "cache", flips=True)
     assert victim.seen == 20
-    both = features.read([3, 3], flipped=[False, True])
+    both = features.read([3, 3], features.ways([0.7, 0.2]))
     assert torch.equal(both[0].flip(-1), both[1])
     assert not torch.equal(both[0], both[1])
 
@@ -260,7 +264,23 @@ def test_who_wants_no_mirror_images_shares_the_rest(source: PictureSource, tmp_p
     assert victim.seen == 20
     assert torch.equal(plain.read(range(10)), other.read(range(10)))
     with pytest.raises(FeatureCacheError, match="no mirror images"):
-        (other if first else plain).read([3], flipped=[True])
+        (other if first else plain).read([3], [MIRRORED])
+
+
+def test_crops_are_views_of_their_own(source: PictureSource, tmp_path: Path) -> None:
+    victim = Victim()
+    (features,) = cached(source, victim, tmp_path / "cache", crops=2)
+    assert victim.seen == 30
+    assert set(features.ways([0.1, 0.5, 0.9])) == {0, 2, 3}
+    first, second = features.read([3, 3], [2, 3])
+    assert not torch.equal(first, second)
+    expected = shown(load(source.entries[3].path), 2, source.entries[3].file_sha256) - 0.5
+    assert torch.equal(first, expected.half().float())
+    (fewer,) = cached(source, victim, tmp_path / "cache", flips=True, crops=1)
+    assert victim.seen == 40  # the mirror images alone are new
+    assert torch.equal(fewer.read([3], [2])[0], first)
+    with pytest.raises(FeatureCacheError, match="no crop 2 beside it"):
+        fewer.read([3], [3])
 
 
 def test_picture_whose_mirror_image_is_not_finite_has_no_features(source: PictureSource, tmp_path: Path) -> None:
@@ -299,7 +319,7 @@ def test_stopped_in_the_middle_it_goes_on_by_the_shard(source: PictureSource, tm
 def test_damaged_shard_is_named_and_computed_anew(source: PictureSource, tmp_path: Path) -> None:
     (features,) = cached(source, Victim(), tmp_path / "cache")
     expected = features.read(range(10))
-    path = features.folder / "shard-000001.safetensors"
+    path = features.folders[PLAIN] / "shard-000001.safetensors"
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
@@ -323,7 +343,7 @@ def test_another_victim_layer_or_preprocessing_has_features_of_its_own(
     victim = Victim()
     (second,) = cached(source, victim, tmp_path / "cache", other)
     assert victim.seen == 10
-    assert first.folder != second.folder
+    assert first.folders != second.folders
 
 
 def test_other_pictures_have_features_of_their_own(source: PictureSource, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from seepage.attacks.decoder import Decoder
 from seepage.attacks.probe import Probe
 from seepage.data import open_source
 from seepage.pictures import remembered
+from seepage.studies.material import material, sources
 from seepage.types import Images, Knowledge, Labels
 from seepage.victims.cut import cut
 
@@ -118,9 +119,11 @@ def test_decoder_is_trained_beats_its_controls_and_loads(
     target = tmp_path / "decoder.safetensors"
     held = pictures(tmp_path / "held", 6, seed=2)
     command = ["train", "decoder:width=8,batch=4,lr=0.01", victim, "--layer", "wide", "--public", public]
+    command += ["--crops", 1]
     code, _, _ = seepage(*command, "--select", held, "--steps", 60, "-o", target)
     assert code == 0
     record = json.loads((tmp_path / "decoder.training.json").read_text())
+    assert ["shown", "as they are, mirrored, as 1 random part of each"] in record["facts"]
     loss = {row[0]: float(row[1]) for row in record["rows"]}
     assert loss["its own features"] < 0.7 * loss["control: the mean features"]
     assert loss["its own features"] < 0.7 * loss["control: another picture's"]
@@ -187,6 +190,7 @@ def test_killed_training_goes_on_with_the_same_command_bit_for_bit(victim: str, 
         (["decoder", "--steps", "0"], "decoder:steps is a number at least 1"),
         (["decoder", "--precision", "fp8"], "--precision fp8: expected fp32 or bf16 or fp16"),
         (["decoder", "--precision", "fp16", "--steps", "2"], "fp16 training needs a GPU"),
+        (["decoder", "--crops", "-1"], "-1 crops of each picture; expected 0 or more"),
         (["decoder", "--limit", "2"], "expected at least 2"),
     ],
 )
@@ -202,6 +206,19 @@ def test_bad_input_is_one_line(
     assert len(error.strip().splitlines()) == 1
     assert out == ""
     assert not target.exists()
+
+
+def test_pictures_and_their_features_are_shown_alike(victim: str, public: Path) -> None:
+    have = material(victim, ("wide",), sources(str(public), None, None), flips=True, crops=2)
+    kept, rows = have.train.features["wide"], have.train.rows[:4]
+    assert list(kept.folders) == [0, 1, 2, 3]
+    assert list(have.select.features["wide"].folders) == [0]
+    plain = kept.read(rows)
+    for way in kept.folders:
+        images = have.train.pictures(rows, [way] * len(rows)).images
+        leak = have.splits["wide"].leak(images).features
+        torch.testing.assert_close(kept.read(rows, [way] * len(rows)), leak, rtol=2e-3, atol=1e-3)
+        assert torch.equal(kept.read(rows, [way] * len(rows)), plain) == (way == 0)
 
 
 def test_picture_in_both_parts_is_refused(seepage: Run, victim: str, public: Path, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def train(
     features: Annotated[str, typer.Option(help="how features are kept: fp16 or int8")] = "fp16",
     storage: Annotated[str, typer.Option(help="how caprecover's weights are kept: fp32, fp16 or int8")] = "fp16",
     flips: Annotated[bool, typer.Option("--flips/--no-flips", help="learn from mirror images too")] = True,
+    crops: Annotated[int, typer.Option(help="learn from N random parts of each picture too")] = 0,
     debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
 ) -> int:
     """Train an attack, or a defense, on public pictures and write it, for audits to load.
@@ -73,6 +74,7 @@ def train(
         stored=_one_of("--features", features, ("fp16", "int8")),  # type: ignore[arg-type]
         storage=_one_of("--storage", storage, ("fp32", "fp16", "int8")),  # type: ignore[arg-type]
         flips=flips,
+        crops=crops,
         preset=preset,
         authors=authors,
     )

@@ -23,11 +23,12 @@ from .. import assets
 from ..files import printable, replacing, require_writable, write_tensors
 from ..types import Leak, LeakHeader, PictureFile, Progress, SeepageError, Shape
 from .claims import claimed
+from .shown import MIRRORED, PLAIN, pick, shown, ways
 from .source import PictureSource, load_batch
 
 Stored = Literal["fp32", "fp16", "int8"]
-View = tuple[str, bool]
-"""A layer, and whether pictures are mirrored."""
+View = tuple[str, int]
+"""A layer, and the way that pictures are shown."""
 Extract = Callable[[Tensor, Sequence[str]], Mapping[str, Tensor]]
 """Maps pictures "b 3 h w" in [0, 1] and names of layers to each one's features "b ...", by one pass for all."""
 
@@ -58,12 +59,10 @@ class CachedFeatures:
     """The features of a source's pictures at one layer, on disk, read as they are asked for.
 
     `indices` are the pictures that have features, in the source's order; `failed` says why the others have none.
-    `notes` are lines on what was damaged and computed anew. `mirrored` holds the features of mirror images, where they
-    were asked for.
+    `notes` are lines on what was damaged and computed anew. `folders` has one for each way that pictures were shown.
     """
 
-    folder: Path
-    mirrored: Path | None
+    folders: Mapping[int, Path]
     header: LeakHeader
     shape: Shape
     indices: tuple[int, ...]
@@ -74,31 +73,31 @@ class CachedFeatures:
     def __len__(self) -> int:
         return len(self.indices)
 
-    @property
-    def flips(self) -> bool:
-        """Whether mirror images can be read as well."""
-        return self.mirrored is not None
+    def ways(self, shares: Sequence[float]) -> list[int]:
+        """Return a way that pictures were shown for each number in [0, 1), every one as likely as any other."""
+        return [pick(tuple(self.folders), share) for share in shares]
 
-    def read(self, indices: Sequence[int], flipped: Sequence[bool] | None = None) -> Float[Tensor, "b ..."]:
-        """Return the features of pictures by their index in the source; of their mirror images where `flipped` says so.
+    def read(self, indices: Sequence[int], ways: Sequence[int] | None = None) -> Float[Tensor, "b ..."]:
+        """Return the features of pictures by their index in the source, as they are or in the ways that are named.
 
         Raises:
-            FeatureCacheError: a picture has no features, or no flipped ones were kept.
+            FeatureCacheError: a picture has no features, or none were kept of it shown that way.
         """
         rows = torch.empty(len(indices), *self.shape)
         for place, index in enumerate(indices):
             if index not in self._shards:
                 reason = self.failed.get(index, "it is not in the source")
                 raise FeatureCacheError(f"picture {index} has no features at {self.header.layer}: {reason}")
-            folder = self.mirrored if flipped is not None and flipped[place] else self.folder
-            if folder is None:
-                raise FeatureCacheError(f"{printable(self.folder)} has no mirror images beside it: none were asked for")
-            rows[place] = _row(*_file(folder, self._shards[index]), index)
+            way = PLAIN if ways is None else ways[place]
+            if way not in self.folders:
+                what = "no mirror images" if way == MIRRORED else f"no crop {way - MIRRORED}"
+                raise FeatureCacheError(f"{printable(self.folders[PLAIN])} has {what} beside it: none were asked for")
+            rows[place] = _row(*_file(self.folders[way], self._shards[index]), index)
         return rows
 
-    def leak(self, indices: Sequence[int], flipped: Sequence[bool] | None = None) -> Leak:
+    def leak(self, indices: Sequence[int]) -> Leak:
         """Return the same as a leak."""
-        return Leak(self.read(indices, flipped), self.header)
+        return Leak(self.read(indices), self.header)
 
 
 def cache_features(
@@ -110,6 +109,7 @@ def cache_features(
     *,
     stored: Stored = "fp16",
     flips: bool = False,
+    crops: int = 0,
     rows: int = ROWS,
     marks: Mapping[str, str] | None = None,
     progress: Progress | None = None,
@@ -120,7 +120,8 @@ def cache_features(
     defenses, the pictures' manifest, `stored`, `rows` and the layer's mark in `marks` (`marks_of` the victim unless
     given). A kill costs the shard that was being computed, and several processes that ask for the same share the work.
     fp32 keeps each number, fp16 rounds it, int8 has one scale a channel and shard: the first axis of a map or vector,
-    the last of tokens. With `flips` the pictures' mirror images are kept too, apart: who does without shares the rest.
+    the last of tokens. With `flips` the pictures' mirror images are kept too, and `crops` random parts of each, every
+    way apart: who does without shares the rest.
     Features that are not finite are a picture's failure. One that could not be read is tried again the next time.
 
     Raises:
@@ -130,10 +131,10 @@ def cache_features(
     """
     manifest = source.manifest_sha256()
     marks = marks or marks_of(load, extract, [header.layer for header in headers])
-    places = [(header, mirrored) for header in headers for mirrored in ((False, True) if flips else (False,))]
     folders = {
-        (header.layer, mirrored): home / _key(header, manifest, stored, mirrored, rows, marks[header.layer])
-        for header, mirrored in places
+        (header.layer, way): home / _key(header, manifest, stored, way, rows, marks[header.layer])
+        for header in headers
+        for way in ways(flips=flips, crops=crops)
     }
     for folder in folders.values():
         require_writable(folder)
@@ -174,13 +175,14 @@ def cache_features(
     for header in headers:
         mine = [view for view in folders if view[0] == header.layer]
         lines = tuple(note for view in mine for note in notes[view])
-        opened.append(_opened([folders[view] for view in mine], header, [found[view] for view in mine], lines, source))
+        places = {way: folders[layer, way] for layer, way in mine}
+        opened.append(_opened(places, header, [found[view] for view in mine], lines, source))
     return tuple(opened)
 
 
 def holds(source: PictureSource, header: LeakHeader, home: Path, *, stored: Stored, mark: str, rows: int) -> bool:
     """Return whether `home` has the features of a source's pictures at one layer, without a look at what they are."""
-    folder = home / _key(header, source.manifest_sha256(), stored, False, rows, mark)
+    folder = home / _key(header, source.manifest_sha256(), stored, PLAIN, rows, mark)
     return all(_paths(folder, shard)[1].exists() for shard in range(-(-len(source) // rows)))
 
 
@@ -214,13 +216,15 @@ def _drawn() -> Image.Image:
     return Image.fromarray(noise.numpy())
 
 
-def _key(header: LeakHeader, manifest: str, stored: str, mirrored: bool, rows: int, mark: str) -> str:
-    content = [VERSION, dataclasses.asdict(header), manifest, stored, mirrored, rows, mark]
+def _key(header: LeakHeader, manifest: str, stored: str, way: int, rows: int, mark: str) -> str:
+    # The first two ways go by what they were called before there were crops.
+    called = way if way > MIRRORED else way == MIRRORED
+    content = [VERSION, dataclasses.asdict(header), manifest, stored, called, rows, mark]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _opened(
-    folders: Sequence[Path],
+    folders: Mapping[int, Path],
     header: LeakHeader,
     views: Sequence[Mapping[int, Mapping[str, Any]]],
     notes: tuple[str, ...],
@@ -239,9 +243,7 @@ def _opened(
         raise NoFeaturesError(f"no picture of {source.name} gave features at {header.layer}; the first: {first}")
     shape = next(tuple(said["shape"]) for said in views[0].values() if said["pictures"])
     _file.cache_clear()  # a shard may have been computed anew since it was opened
-    plain, mirrored = (*folders, None)[:2]
-    assert plain is not None  # the first view is the picture as it is
-    return CachedFeatures(plain, mirrored, header, shape, tuple(shards), failed, notes, shards)
+    return CachedFeatures(folders, header, shape, tuple(shards), failed, notes, shards)
 
 
 Computed = tuple[list[Tensor], list[int], dict[int, str]]
@@ -263,12 +265,13 @@ def _compute(
             failed |= batch.failed
         if batch.pictures is None:
             continue
-        images = batch.pictures.images
-        for mirrored in sorted({mirrored for _, mirrored in views}):
-            layers = [layer for layer, how in views if how == mirrored]
-            given = extract(images.flip(-1) if mirrored else images, layers)
+        files = [source.entries[index].file_sha256 for index in batch.indices]
+        pairs = list(zip(batch.pictures.images, files, strict=True))
+        for way in sorted({way for _, way in views}):
+            layers = [layer for layer, how in views if how == way]
+            given = extract(torch.stack([shown(image, way, sha256) for image, sha256 in pairs]), layers)
             for layer in layers:
-                rows, indices, failed = kept[layer, mirrored]
+                rows, indices, failed = kept[layer, way]
                 features = given[layer].detach().float().cpu()
                 finite = features.isfinite().flatten(1).all(1).tolist()
                 for row, index in enumerate(batch.indices):

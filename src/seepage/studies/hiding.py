@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import data, seeding
+from .. import seeding
 from ..attacks import decoder
 from ..attacks.learning import Moments
 from ..attacks.networks import drawn
@@ -21,7 +21,7 @@ from ..data.source import UNLABELLED
 from ..types import Shape
 from ..victims.bottleneck import Bottleneck, Plan
 from .distance_correlation import LEAST, distance_correlation
-from .material import Material, MaterialError, Part
+from .material import Material, Part
 from .outcome import percent
 
 _SHARE = 4
@@ -92,23 +92,18 @@ class Hiding(nn.Module):
             self.adversary.mean.zero_()
             self.adversary.spread.fill_(1.0)
 
-    def lesson(self, part: Part, rows: Sequence[int], flips: list[bool] | None) -> Lesson:
-        """Return some rows of a part, mirrored where `flips` says so.
+    def lesson(self, part: Part, rows: Sequence[int], ways: list[int] | None) -> Lesson:
+        """Return some rows of a part, shown as `ways` says.
 
         Raises:
             MaterialError: the pictures are no longer what their features were computed of.
         """
-        batch = data.load_batch(part.source, rows, part.load)
-        if batch.pictures is None or batch.failed:
-            reason = next(iter(batch.failed.values()), "there are none")
-            raise MaterialError(f"pictures of {part.source.name} changed while they were learned from: {reason}")
-        images, labels = batch.pictures.images, batch.pictures.labels
-        if flips is not None:
-            images = torch.where(torch.tensor(flips).view(-1, 1, 1, 1), images.flip(-1), images)
+        pictures = part.pictures(rows, ways)
+        images, labels = pictures.images, pictures.labels
         classes, device = self.material.victim.classes, self.split.device
         if classes is None or classes != part.source.classes or labels is None or not (labels != UNLABELLED).any():
             labels = None
-        features = part.features[self.layer].read(rows, flips)
+        features = part.features[self.layer].read(rows, ways)
         return Lesson(features.to(device), images.to(device), None if labels is None else labels.to(device))
 
     def batch_loss(self, number: int) -> Tensor:
@@ -116,9 +111,8 @@ class Hiding(nn.Module):
         train = self.material.train
         generator = seeding.generator(self.seed, "fit", "hide", number)
         chosen = torch.randperm(len(train.rows), generator=generator)[: self.defense.batch].tolist()
-        mirrored = train.features[self.layer].flips
-        flips = (torch.rand(len(chosen), generator=generator) < 0.5).tolist() if mirrored else None
-        return self.loss(self.lesson(train, [train.rows[row] for row in chosen], flips))
+        ways = train.features[self.layer].ways(torch.rand(len(chosen), generator=generator).tolist())
+        return self.loss(self.lesson(train, [train.rows[row] for row in chosen], ways))
 
     def loss(self, lesson: Lesson) -> Tensor:
         """Return what is lost of the answers and what is seen of the pictures."""

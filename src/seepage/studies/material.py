@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .. import data, seeding, victims
 from ..data.feature_cache import CachedFeatures, Stored, cache_features, home
+from ..data.shown import shown
 from ..data.source import Entry, PictureSource
-from ..types import LeakHeader, Pair, PictureFile, Progress, SeepageError, SplitModel
+from ..types import LeakHeader, Pair, PictureFile, Pictures, Progress, SeepageError, SplitModel
 from ..victims.cut import cut
 from ..victims.several import several
 from ..victims.victim import Victim
@@ -49,6 +50,22 @@ class Part:
         """Yield the features at a layer, some rows at a time."""
         for start in range(0, len(self.rows), _BATCH):
             yield self.features[layer].read(self.rows[start : start + _BATCH])
+
+    def pictures(self, rows: Sequence[int], ways: Sequence[int] | None = None) -> Pictures:
+        """Return pictures by their index in the source, as they are or in the ways that are named.
+
+        Raises:
+            MaterialError: they are no longer what their features were computed of.
+        """
+        batch = data.load_batch(self.source, rows, self.load)
+        if batch.pictures is None or batch.failed:
+            reason = next(iter(batch.failed.values()), "there are none")
+            raise MaterialError(f"pictures of {self.source.name} changed while they were learned from: {reason}")
+        if ways is None:
+            return batch.pictures
+        files = [self.source.entries[row].file_sha256 for row in rows]
+        images = [shown(*each) for each in zip(batch.pictures.images, ways, files, strict=True)]
+        return replace(batch.pictures, images=torch.stack(images))
 
     def hashes(self) -> list[str]:
         """Return the SHA-256 of the pictures' files."""
@@ -126,6 +143,7 @@ def material(
     device: str = "cpu",
     stored: Stored = "fp16",
     flips: bool = False,
+    crops: int = 0,
     progress: Progress | None = None,
 ) -> Material:
     """Load the victim, cut it, and have the features of both parts at every layer on disk.
@@ -149,8 +167,17 @@ def material(
         def advance(done: float, what: str, number: int = number) -> None:
             tell((number + done) / 2, what)
 
+        learned = number == 0
         kept = cache_features(
-            source, load, extract, headers, home(), stored=stored, flips=flips and number == 0, progress=advance
+            source,
+            load,
+            extract,
+            headers,
+            home(),
+            stored=stored,
+            flips=flips and learned,
+            crops=crops if learned else 0,
+            progress=advance,
         )
         common = set.intersection(*(set(one.indices) for one in kept))
         rows = tuple(index for index in range(len(source)) if index in common)

@@ -23,6 +23,7 @@ from ..attacks.probe import Probe, ProbeRecoverer
 from ..attacks.process import Precision
 from ..attacks.trained import Origin
 from ..data.feature_cache import Stored
+from ..data.shown import MIRRORED
 from ..files import replacing, require_writable
 from ..pictures import remembered
 from ..registry import suggest
@@ -56,7 +57,8 @@ class TrainRequest:
 
     Without `select` one in five of `public` is held out by its hash. `steps` wins over `effort`. `stored` is how
     features are kept, `storage` how an adapter's weights are. Of caprecover alone, `preset` names one of the paper's
-    configurations and `authors` trains as their code does: one pooled token, padding in the loss, no alignment.
+    configurations and `authors` trains as their code does: one pooled token, padding in the loss, no alignment. With
+    `flips` mirror images are learned from too, and `crops` random parts of every picture; not by probes.
     """
 
     attack: str
@@ -77,6 +79,7 @@ class TrainRequest:
     stored: Stored = "fp16"
     storage: adapter.Storage = "fp16"
     flips: bool = True
+    crops: int = 0
     preset: str | None = None
     authors: bool = False
 
@@ -115,7 +118,7 @@ def train(request: TrainRequest, tell: Tell = lambda stage, done, what: None) ->
     if request.output.is_dir():
         raise TrainRequestError(f"-o {request.output} is a folder; expected a file, such as adapter.safetensors")
     parts = sources(request.public, request.select, request.limit)
-    mirrored = request.flips and not isinstance(attack, Probe)
+    varied = not isinstance(attack, Probe)
     have = material(
         request.victim,
         request.layers,
@@ -123,7 +126,8 @@ def train(request: TrainRequest, tell: Tell = lambda stage, done, what: None) ->
         size=request.size,
         device=_device(request.device),
         stored=request.stored,
-        flips=mirrored,
+        flips=request.flips and varied,
+        crops=request.crops if varied else 0,
         progress=lambda done, what: tell("features", done, what),
     )
     header = _header(request, text, have)
@@ -199,6 +203,8 @@ def _learner(request: TrainRequest) -> tuple[Any, str]:
         raise TrainRequestError(f"nothing called {name!r} is trained beforehand{suggest(name, LEARNED)}")
     if request.effort not in EFFORTS:
         raise TrainRequestError(f"no effort is called {request.effort!r}; known: {', '.join(EFFORTS)}")
+    if request.crops < 0:
+        raise TrainRequestError(f"{request.crops} crops of each picture; expected 0 or more")
     if not request.layers:
         raise TrainRequestError("training needs a layer: name it with --layer (see `seepage layers`)")
     if name != "caprecover" and len(request.layers) > 1:
@@ -249,6 +255,7 @@ def _header(request: TrainRequest, text: str, have: Material) -> dict[str, Any]:
         "select": have.select.source.manifest_sha256(),
         "stored": request.stored,
         "flips": request.flips,
+        "crops": request.crops,
         "preset": request.preset,
         "authors": request.authors,
         "seed": request.seed,
@@ -262,6 +269,7 @@ def _record(request: TrainRequest, text: str, have: Material, outcome: Outcome) 
         ["victim", f"{have.victim.name} (weights {have.victim.weights_sha256[:12]})"],
         ["layers", ", ".join(have.splits)],
         ["trained on", _told(learned)],
+        ["shown", _shown(have.train)],
         ["held out", f"{_told(held)}, none of them in the former"],
         ["seed", str(request.seed)],
         ["precision", request.precision],
@@ -291,6 +299,14 @@ def _record(request: TrainRequest, text: str, have: Material, outcome: Outcome) 
 
 def _told(part: Part) -> str:
     return f"{len(part.rows)} pictures of {part.source.name} (manifest {part.source.manifest_sha256()[:12]})"
+
+
+def _shown(part: Part) -> str:
+    """Return in which ways pictures were shown to the victim."""
+    known = next(iter(part.features.values())).folders
+    crops = sum(way > MIRRORED for way in known)
+    said = ["as they are", *(["mirrored"] if MIRRORED in known else [])]
+    return ", ".join([*said, *([f"as {crops} random part{'s' * (crops > 1)} of each"] if crops else [])])
 
 
 def _device(device: str) -> str:

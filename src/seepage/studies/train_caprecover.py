@@ -279,8 +279,7 @@ class _Training:
         rows = [self.train.rows[place] for place in some.rows]
         picked = [places[place][0] + one for place, one in zip(some.rows, some.captions, strict=True)]
         features = self.train.part.features[layer]
-        mirrored = list(some.mirrored) if features.flips else None
-        return layer, rows, picked, features.read(rows, mirrored).to(self._device)
+        return layer, rows, picked, features.read(rows, features.ways(some.shares)).to(self._device)
 
     def _held(self, layer: str, rows: tuple[int, ...]) -> Float[Tensor, "b ..."]:
         return self.select.part.features[layer].read(rows).to(self._device)

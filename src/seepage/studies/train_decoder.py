@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import data, seeding
+from .. import seeding
 from ..attacks.decoder import Decoder, DecoderNetwork, DecoderRecoverer, Plan
 from ..attacks.learning import Moments
 from ..attacks.loop import Loop
 from ..attacks.networks import drawn
 from ..priors.ridge import Layout
 from ..types import Progress
-from .material import Material, MaterialError, Part
+from .material import Material, Part
 from .outcome import Outcome
 from .stages import Watched
 
@@ -28,8 +28,8 @@ def train_decoder(
 ) -> tuple[DecoderRecoverer, Outcome]:
     """Return a decoder trained at the material's one layer, and its loss on held-out pictures beside its controls.
 
-    Pictures and their features are mirrored at random, where mirrored features were kept. The weights are those of the
-    last step; nothing is chosen by the held-out loss.
+    Pictures and their features are mirrored or cropped at random, where features of that were kept. The weights are
+    those of the last step; nothing is chosen by the held-out loss.
 
     Raises:
         TrainingError: nothing could be learned.
@@ -53,8 +53,8 @@ def train_decoder(
     def loss(number: int) -> Tensor:
         generator = seeding.generator(seed, "fit", "decode", number)
         chosen = torch.randperm(len(train.rows), generator=generator)[: attack.batch].tolist()
-        flips = (torch.rand(len(chosen), generator=generator) < 0.5).tolist() if train.features[layer].flips else None
-        features, images = _lesson(train, layer, [train.rows[row] for row in chosen], flips)
+        ways = train.features[layer].ways(torch.rand(len(chosen), generator=generator).tolist())
+        features, images = _lesson(train, layer, [train.rows[row] for row in chosen], ways)
         where = next(network.parameters()).device
         return network.loss((features.to(where), images.to(where)))
 
@@ -87,13 +87,6 @@ def train_decoder(
     return DecoderRecoverer(attack, plan, network), outcome
 
 
-def _lesson(part: Part, layer: str, rows: Sequence[int], flips: list[bool] | None) -> tuple[Tensor, Tensor]:
-    """Return features and pictures of some rows; both mirrored where `flips` says so."""
-    batch = data.load_batch(part.source, rows, part.load)
-    if batch.pictures is None or batch.failed:
-        reason = next(iter(batch.failed.values()), "there are none")
-        raise MaterialError(f"pictures of {part.source.name} changed while they were learned from: {reason}")
-    images = batch.pictures.images
-    if flips is not None:
-        images = torch.where(torch.tensor(flips).view(-1, 1, 1, 1), images.flip(-1), images)
-    return part.features[layer].read(rows, flips), images
+def _lesson(part: Part, layer: str, rows: Sequence[int], ways: list[int] | None) -> tuple[Tensor, Tensor]:
+    """Return features and pictures of some rows, both shown as `ways` says."""
+    return part.features[layer].read(rows, ways), part.pictures(rows, ways).images

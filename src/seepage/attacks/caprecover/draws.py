@@ -15,21 +15,21 @@ _POOL = 16
 
 @dataclass(frozen=True)
 class Drawn:
-    """One step's pictures by place, no two alike; of each the place of one caption, and whether it is mirrored."""
+    """One step's pictures by place, no two alike; of each the place of one caption, and a share to show it by."""
 
     rows: tuple[int, ...]
     captions: tuple[int, ...]
-    mirrored: tuple[bool, ...]
+    shares: tuple[float, ...]
 
 
 def draw(seed: int, stage: str, step: int, size: int, counts: Sequence[int]) -> Drawn:
     """Return `size` pictures, each with one of its captions, of which there are `counts`."""
     generator = seeding.generator(seed, "fit", stage, step)
     rows = torch.randperm(len(counts), generator=generator)[:size].tolist()
-    shares = torch.rand(len(rows), generator=generator).tolist()
-    mirrored = (torch.rand(len(rows), generator=generator) < 0.5).tolist()
-    captions = tuple(int(share * max(counts[row], 1)) for row, share in zip(rows, shares, strict=True))
-    return Drawn(tuple(rows), captions, tuple(mirrored))
+    which = torch.rand(len(rows), generator=generator).tolist()
+    how = torch.rand(len(rows), generator=generator).tolist()
+    captions = tuple(int(share * max(counts[row], 1)) for row, share in zip(rows, which, strict=True))
+    return Drawn(tuple(rows), captions, tuple(how))
 
 
 def draw_alike(
@@ -46,5 +46,5 @@ def draw_alike(
     order = sorted(range(len(whole.rows)), key=lambda one: length(whole.rows[one], whole.captions[one]))
     turn = int(torch.randperm(pool, generator=seeding.generator(seed, "fit", stage, "order", group))[place])
     kept = order[turn * size : (turn + 1) * size]
-    parts = (tuple(part[one] for one in kept) for part in (whole.rows, whole.captions, whole.mirrored))
+    parts = (tuple(part[one] for one in kept) for part in (whole.rows, whole.captions, whole.shares))
     return Drawn(*parts)  # type: ignore[arg-type]  # in the fields' order
