@@ -15,7 +15,7 @@ from seepage.types import Images, Knowledge, Leak, LeakHeader, NotRunError, Reco
 from seepage.victims import load
 from seepage.victims.cut import cut
 
-SEARCH = Peel(start="search", passes=240)
+SEARCH = Peel(start="search", passes=240, search="quick")
 
 
 TINY = """

@@ -149,3 +149,22 @@ def test_below_the_maxima_the_prior_decides():
     assert solution.residual.max() < 0.1
     assert (solution.x <= highest + 1e-6).all()
     assert solution.x.square().sum() < 0.5 * highest.square().sum()
+
+
+def test_what_a_weak_direction_magnifies_beyond_the_bounds_is_left_at_the_start():
+    turn = torch.linalg.qr(noise(40, 40, seed=1)).Q
+    weak = nn.Linear(40, 40, bias=False)
+    weak.weight.data = (turn * torch.logspace(0, -5, 40)) @ torch.linalg.qr(noise(40, 40, seed=2)).Q
+    part = segment(weak, (40,))
+    x = 0.5 + 0.2 * noise(3, 40, seed=3).clamp(-2, 2)
+    near = (x + 0.01 * noise(3, 40, seed=4)).clamp(0, 1)
+    with torch.no_grad():
+        exact = weak(x)
+        off = exact + 1e-4 * exact.norm(dim=1, keepdim=True) * noise(3, 40, seed=5) / 40**0.5
+    found = Affine().invert(part, Target(off, near, 0.0, 1.0), 100)
+    plain = (torch.linalg.pinv(weak.weight.data.double(), rtol=1e-6) @ off.double().T).T.clamp(0, 1)
+    assert (relative(plain.float(), x) > 0.2).all()
+    assert (relative(found.x, x) < 0.3 * relative(plain.float(), x)).all()
+    assert (found.passes <= 100).all()
+    # Where y is exact, nothing is left at the start.
+    assert (relative(Affine().invert(part, Target(exact, near, 0.0, 1.0), 100).x, x) < 0.1 * relative(near, x)).all()

@@ -58,11 +58,11 @@ class Peel:
     A kind of block is solved by its own registered inverse, one without by the generic solver; all segments but the
     first are solved in the split form instead by `form=constrained`, with multipliers, and by `form=penalty`, as the
     authors' scripts do. `start=output` is the paper's hypothesis, a block's output for its input where the shapes
-    agree, else zeros or what a grey picture gives,
-    whichever fits; `zeros`; `noise` of deviation `noise`; `ridge`, what the picture of a linear decoder gives, fitted
-    on `pictures` synthetic ones; `search`: blocks are undone from their outputs as far as that brings synthetic
-    pictures back, `joint` finds a picture behind the rest, the walk goes on from what that gives each segment, and
-    whichever of both pictures leaks more like the leak is kept. Where a segment gives fewer numbers than it takes, or
+    agree, else zeros or what a grey picture gives, whichever fits; `zeros`; `noise` of deviation `noise`; `ridge`, what
+    the picture of a linear decoder gives, fitted on `pictures` synthetic ones; `search`: blocks are undone from their
+    outputs as far as that brings synthetic pictures back, `joint` finds a picture behind the rest, at the effort
+    `search` and without beginning again, the walk goes on from what that gives each segment, and whichever of both
+    pictures leaks more like the leak is kept. Where a segment gives fewer numbers than it takes, or
     what it gave is not exact to `tolerance`, `tv` times the total variation of what is sought decides what is open.
     `window` segments in a row are undone at once: what a block alone leaves open, the ones before it may tell. Where
     what a segment gave is exact and no fewer numbers than it takes, and its input is not found, the search begins again
@@ -81,12 +81,13 @@ class Peel:
     tolerance: float = 1e-3
     window: int = within(1, least=1)
     starts: int = within(1, least=1)
+    search: Literal["quick", "standard", "full"] = "standard"
 
     recovers: ClassVar[Recovers] = "images"
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
-        "quick": {"passes": 60},
+        "quick": {"passes": 60, "search": "quick"},
         "standard": {},
-        "full": {"passes": 2400},
+        "full": {"passes": 2400, "search": "full"},
     }
 
     @property
@@ -141,7 +142,7 @@ class Peel:
 
     @property
     def _search(self) -> Joint:
-        return Joint(**Joint.efforts["quick"])  # type: ignore[arg-type]
+        return Joint(**Joint.efforts[self.search] | {"again": 0})  # type: ignore[arg-type]
 
     def load(self, path: Path, knowledge: Knowledge) -> Recoverer:
         """Return the recoverer that was saved to `path`, its start fitted again from the saved seed."""

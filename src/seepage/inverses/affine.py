@@ -24,6 +24,8 @@ _LARGEST = 2**24
 _AFFINE = 1e-4
 _ROUNDING = 1e-6
 _TURNS, _ROUNDS = 2, 30
+# Answers beyond the bounds are tried again without the directions below this share of the strongest.
+_COARSER = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 # Whether the map is affine, its reading, twice for patches, and what the result gives.
 _OVERHEAD = 4
 
@@ -38,8 +40,10 @@ class Affine:
     is the part of the input in A's row space: a linear head of c classes gives at most c directions of its input, an
     average one number a window. Where that is not all of it and the target has a prior, the prior decides the rest; the
     exact part is then put back. Bounds are met by projecting in turn on them and on the inputs that explain y, as the
-    nearest of those may leave them. Patch embeddings are undone patch by patch, maps of up to 2^24 entries by their
-    singular values in float64, those below `cutoff` of the largest taken for zero; larger ones by conjugate gradients.
+    nearest of those may leave them. Where that does not end, y is a little off and the map's weakest directions magnify
+    it: as many of those are left at the start as makes it explain y best between the bounds. Patch embeddings are
+    undone patch by patch, maps of up to 2^24 entries by their singular values in float64, those below `cutoff` of the
+    largest taken for zero; larger ones by conjugate gradients.
     Reading A off the segment depends on no leak and counts as one pass. A segment that is not affine is left to the
     generic rule, and so is a target that no input gives, unless the segment loses numbers anyway.
     """
@@ -78,6 +82,9 @@ class Affine:
         if (target.lower, target.upper) != (None, None):
             x, rounds = self._between(segment, target, undo, x, min(_ROUNDS, (passes - spent) // 2))
             spent += 2 * rounds
+            if not isinstance(undo, _MatrixFree) and passes - spent > len(_COARSER) * (_TURNS + 1):
+                x, more = self._coarser(segment, target, x)
+                spent += more
         with torch.no_grad():
             residual = misfit(segment)(x, (target.features, target.size)).norm(dim=1)
         count = torch.full((len(x),), min(spent, passes), device=x.device)
@@ -99,6 +106,19 @@ class Affine:
                 return inside, turn
             x = inside + undo(target.features - segment.module(inside))
         return x.clamp(target.lower, target.upper), max(rounds, 0)
+
+    @torch.no_grad()
+    def _coarser(self, segment: Segment, target: Target, x: Tensor) -> tuple[Tensor, int]:
+        """Return the rows that explain y best between the bounds, of x and with larger cutoffs, and the runs."""
+        z, spent = (target.features, target.size), 1
+        missed = misfit(segment)(x, z).norm(dim=1)
+        for cutoff in _COARSER if bool((missed > _ROUNDING).any()) else ():
+            undo = pseudo_inverse(segment, max(cutoff, self.cutoff), 0)
+            other = self._nearest(segment, target, undo, target.start).clamp(target.lower, target.upper)
+            off = misfit(segment)(other, z).norm(dim=1)
+            x = torch.where((off < missed).view(target.scale.shape), other, x)
+            missed, spent = torch.minimum(off, missed), spent + _TURNS + 1
+        return x, spent
 
     def _status(self, residual: float) -> Status:
         if not math.isfinite(residual):
