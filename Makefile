@@ -29,7 +29,7 @@ lint: setup  ## style, types and the import graph
 
 # One thread each: two torch processes of two threads on two cores wait for each other most of the time.
 test: lint  ## lint, then the tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --durations=25
 
 bench: setup  ## the benchmarks whose figures the documents quote
 	$(BIN)/python benchmarks/first_audit.py
@@ -39,6 +39,7 @@ bench-inversion: setup  ## attack x victim x depth, on the research data that SE
 	$(BIN)/python benchmarks/identifiability.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/blocks.py
+	$(BIN)/python benchmarks/tokens.py
 	$(BIN)/python benchmarks/recoveries.py
 	$(BIN)/python benchmarks/twins.py --block layer2.1
 
