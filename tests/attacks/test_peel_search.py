@@ -15,7 +15,7 @@ from seepage.types import Images, Knowledge, Leak, LeakHeader, NotRunError, Reco
 from seepage.victims import load
 from seepage.victims.cut import cut
 
-SEARCH = Peel(start="search", passes=240, search="quick")
+SEARCH = Peel(start="search", passes=120, search="quick")
 
 
 TINY = """
@@ -61,6 +61,12 @@ def recovered(recoverer: Recoverer, leak: Leak) -> Recovery:
     return recoverer.recover(leak, seeding.generators(0, "attack", seeding.row_hashes(leak.features)))
 
 
+@pytest.fixture(scope="module")
+def together(fitted) -> Recovery:
+    """What comes back of two pictures."""
+    return recovered(fitted[1], fitted[0].leak(pictures(2)))
+
+
 def nothing(step: Step) -> None:
     """No prior."""
 
@@ -89,11 +95,10 @@ def test_a_head_is_the_network_up_to_there():
     assert head.segments[-1].out_shape == tuple(head(truth).shape[1:])
 
 
-def test_a_search_comes_back_where_the_walk_alone_does_not(fitted):
-    prefix, recoverer = fitted
+def test_a_search_comes_back_where_the_walk_alone_does_not(fitted, together):
+    prefix, _ = fitted
     truth = pictures(2)
-    leak = prefix.leak(truth)
-    found, alone = recovered(recoverer, leak), walk(prefix, leak)
+    found, alone = together, walk(prefix, prefix.leak(truth))
     assert psnr(found, truth).min() > 45
     assert psnr(found, truth).min() > psnr(alone, truth).max() + 10
     assert {status.kind for status in found.status} == {"converged"}
@@ -104,14 +109,14 @@ def test_a_search_comes_back_where_the_walk_alone_does_not(fitted):
     assert SEARCH.budget > Peel(passes=SEARCH.passes).budget
 
 
-def test_rows_are_apart_and_what_is_saved_recovers_the_same(fitted, tmp_path):
+def test_rows_are_apart_and_what_is_saved_recovers_the_same(fitted, together, tmp_path):
     prefix, recoverer = fitted
-    leak = prefix.leak(pictures(2))
-    together = recovered(recoverer, leak)
-    assert psnr(recovered(recoverer, leak.rows(1, 2)), images(together)[1:]).item() > 60
+    row = prefix.leak(pictures(2)).rows(1, 2)
+    alone = recovered(recoverer, row)
+    assert psnr(alone, images(together)[1:]).item() > 60
     recoverer.save(tmp_path / "peel")
     again = SEARCH.load(tmp_path / "peel", Knowledge(SHAPE, prefix))
-    assert torch.equal(images(recovered(again, leak)), images(together))
+    assert torch.equal(images(recovered(again, row)), images(alone))
 
 
 def test_what_the_search_found_is_kept_where_the_walk_makes_it_worse(fitted, monkeypatch):
