@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup audit test lint bench bench-captions bench-defenses bench-factors bench-gpu bench-inversion \
+.PHONY: help setup audit test test-slow lint bench bench-captions bench-defenses bench-factors bench-gpu bench-inversion \
         bench-layers bench-paper bench-peel docs clean
 
 help:  ## list the targets
@@ -28,8 +28,11 @@ lint: setup  ## style, types and the import graph
 	$(BIN)/lint-imports
 
 # One thread each: two torch processes of two threads on two cores wait for each other most of the time.
-test: lint  ## lint, then the tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --durations=25
+test: lint  ## lint, then the tests but for the slow ones
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --durations=25 -m "not slow"
+
+test-slow: setup  ## the tests that take ten seconds and more: pages that run, kills, whole trainings
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --durations=25 -m slow
 
 bench: setup  ## the benchmarks whose figures the documents quote
 	$(BIN)/python benchmarks/first_audit.py
