@@ -83,7 +83,7 @@ def rows(root: Path) -> list[Row]:
         found += [Row(group, victim, layer, READOUT, own)]
         found += [Row(group, victim, layer, REBUILT)] if group == "ResNet-20" else []
         found += [Row(group, victim, layer, WORDS, "align=400")] if layer in ("layer3.2", "features.17") else []
-        found += [Row(group, victim, layer, probe) for probe in (PROBES if group == "ResNet-20" else PROBES[:1])]
+        found += [Row(group, victim, layer, probe) for probe in (PROBES[:1] if group == "DINOv2-small" else PROBES)]
         found += [Row(group, victim, "its head", ITSELF)] if layer == "layer3.2" else []
     return found
 
