@@ -55,8 +55,9 @@ def labels(results: Results) -> Verdict:
     if not best:
         return NOT_TESTED
     shown = "; ".join(f"{group} {100 * found:.1f} % ({where})" for group, (found, where) in best.items())
-    counts = counted([found > 0.9271 for found, _ in best.values()], "top-1 reaches 92.71 %")
-    return Verdict(f"{counts.ours} victims, none of which is CLIP's tower: {shown}", counts.verdict)
+    # Another tower on lossier files may hold it up by reaching as much, and says nothing against it by staying below.
+    verdict = "partly" if any(found >= 0.9271 for found, _ in best.values()) else NOT_TESTED.verdict
+    return Verdict(f"no CLIP here; other networks, on lossy files of CIFAR-10: {shown}", verdict)
 
 
 def noise_protects(results: Results) -> Verdict:

@@ -97,3 +97,13 @@ def test_the_authors_scheme_stands_beside_ours_of_the_same_cuts_and_steps(
         )
         assert not ours.training.authors
         assert ours.options == row.options == ""
+
+
+@pytest.mark.parametrize(("top", "verdict"), [(0.778, "not tested"), (0.93, "partly")])
+def test_another_tower_on_lossy_files_does_not_contradict(claims: ModuleType, top: float, verdict: str) -> None:
+    row = {"status": "done", "line": ["MobileNetV2", "features.17", "probe"], "summary": {"top1": {"mean": top}}}
+    own = row | {"line": ["ResNet-20", "layer3.2", "probe"], "summary": {"top1": {"mean": 0.99}}}
+    found = claims.labels({"labels": [row, own]})
+    assert found.verdict == verdict
+    assert "ResNet-20" not in found.ours
+    assert claims.labels({"labels": [own]}).verdict == "not tested"
