@@ -58,9 +58,9 @@ class CapRecover(adapter.FromAdapter):
     the result. Without one a small network of `layers` blocks, `width` wide, is trained on the leaks of the attacker's
     own pictures, held in memory: `align` steps, then `steps` at rate `lr`, each without a share `hide` of the leak's
     channels and tokens. `language` is `smollm2`, a folder, a GGUF file or a hub id; an adapter knows its own, and
-    another file of the same hash may be named. `decoding` is greedy, beam (of `beams`) or sample (at `temperature`,
-    from the likeliest tokens that make up `share`); captions have `least` to `most` tokens, and `batch` are written at
-    once, on which the last digits of likelihoods may depend.
+    another file of the same hash may be named. `decoding` is greedy, beam (of `beams`; `full` effort's) or sample (at
+    `temperature`, from the likeliest tokens that make up `share`); captions have `least` to `most` tokens, and `batch`
+    are written at once, on which the last digits of likelihoods may depend.
 
     Black-box: it sees leaks of pictures of its own, no prefix and no gradient, and asks the victim nothing while
     recovering, so a row is always `stopped`. With `through=LAYER` the leak is first run on through the victim's own
@@ -93,7 +93,7 @@ class CapRecover(adapter.FromAdapter):
     efforts: ClassVar[dict[str, dict[str, int | float | str]]] = {
         "quick": {"align": 60, "steps": 60},
         "standard": {},
-        "full": {"align": 1200, "steps": 3000},
+        "full": {"align": 1200, "steps": 3000, "decoding": "beam"},
     }
 
     @property
