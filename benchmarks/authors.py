@@ -1,16 +1,18 @@
 """CapRecover's training as its authors' code does it, and as it is done here, against the clock.
 
-    SEEPAGE_DATA=... python benchmarks/authors.py [--seconds 3600] [--pictures N]
+    SEEPAGE_DATA=... python benchmarks/authors.py [--seconds 7200] [--pictures N] [--fresh]
 
 Two networks of one size learn captions of Flickr8k's train split from MobileNetV2's features.17, one after the other in
-one run, from the same seed, at the same rate and batch, under the same frozen language model in bf16.
+one run, alone on the machine, from the same seed, at the same rate and batch, under the same frozen language model in
+bf16.
 
 `authors` reads every picture anew and runs the victim at every step, has all places averaged into one token, counts
 what fills captions up in the loss, and is not aligned to sentences; it has SECONDS. `ours` runs the victim once a
 picture beforehand, computes sentence vectors, aligns and then learns to speak; all of that is on its clock, which
 stops at a fifth of SECONDS. The rate falls along a cosine of each one's time. On the way, the clock stopped, both
-describe 200 photographs of the dev split: CIDEr-D over them, words weighed by the dev split's references. Writes
-`results/authors.md` and `.json`.
+describe 500 photographs of the dev split: CIDEr-D over them, words weighed by the dev split's references. A run that is
+killed goes on where its clock stood five minutes before at most, unless `--fresh`; what ours learned is learned anew.
+Writes `results/authors.md` and `.json`.
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ import json
 import math
 import os
 import platform
+import shutil
 import tempfile
 import time
+import unittest.mock
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -40,6 +45,7 @@ from seepage.attacks.caprecover.mapper import Standard
 from seepage.attacks.caprecover.model import CapRecoverModel, ModelConfig, configured
 from seepage.attacks.caprecover.presets import as_the_authors
 from seepage.attacks.caprecover.qformer import QFormerConfig
+from seepage.audit.statistics import describe, paired_difference
 from seepage.metrics import Cider
 from seepage.metrics.sentences import Pair
 from seepage.studies.captioned import Captioned, Sentences
@@ -50,9 +56,11 @@ VICTIM, LAYER, SEED = "zoo/mobilenet_v2", "features.17", 0
 BATCH, RATE, GENTLER, WARM = 16, 5e-4, 0.6, 20
 ALIGN_BATCH, ALIGNED = 64, 0.4
 """Of our time for steps so much is alignment's."""
-SHARE, LOOKS, TESTED = 0.2, 6, 200
-Say = Callable[[str, int, float, float], None]
-"""Takes who, after how many steps and seconds, and the CIDEr-D."""
+SHARE, LOOKS, TESTED = 0.2, 6, 500
+KEPT = 300.0
+"""So many seconds on the clock lie between two files to go on from."""
+Say = Callable[[str, int, float, list[float]], None]
+"""Takes who, after how many steps and seconds, and each test photograph's CIDEr-D."""
 
 
 @dataclass
@@ -95,8 +103,8 @@ class Bench:
         """Return the number of one caption of a picture."""
         return self.train.places[self.train.rows[place]][0] + one
 
-    def cider(self, model: CapRecoverModel) -> float:
-        """Return the mean CIDEr-D of what is said of the test's photographs, greedily."""
+    def cider(self, model: CapRecoverModel) -> list[float]:
+        """Return the CIDEr-D of what is said of each of the test's photographs, greedily."""
         model.eval()
         said: list[str] = []
         rows = self.select.rows[:TESTED]
@@ -108,8 +116,7 @@ class Bench:
         model.train()
         references = dict(zip(self.select.rows, self.select.captions, strict=True))
         pairs = [Pair(text, references[row]) for text, row in zip(said, rows, strict=True)]
-        scores = Cider().scores(pairs, tuple(references.values()))
-        return sum(scores) / len(scores)
+        return Cider().scores(pairs, tuple(references.values()))
 
 
 def network(bench: Bench, *, authors: bool) -> CapRecoverModel:
@@ -132,12 +139,25 @@ def learn(
     until: float,
     looks: int,
     look: Callable[[int], None],
+    kept: Path | None = None,
 ) -> int:
-    """Make steps until the clock says so; look so many times on the way, the last time at the end; return the steps."""
+    """Make steps until the clock says so; look so many times on the way, the last time at the end; return the steps.
+
+    Goes on from what an earlier call wrote to `kept`, its clock's seconds among it.
+    """
     adam = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     began, step = clock.now, 0
     marks = [began + (until - began) * (place + 1) / looks for place in range(looks)]
     torch.manual_seed(SEED)
+    if kept is not None and kept.exists():
+        state = torch.load(kept, weights_only=True)
+        model.load_state_dict(state["model"])
+        adam.load_state_dict(state["adam"])
+        torch.set_rng_state(state["dice"])
+        clock.spent, step = state["spent"], state["step"]
+        marks = [mark for mark in marks if mark > clock.spent]
+        clock.go()
+    saved = clock.now
     while clock.now < until:
         done = (clock.now - began) / (until - began)
         for group in adam.param_groups:
@@ -154,6 +174,12 @@ def learn(
             clock.stop()
             look(step)
             clock.go()
+        if kept is not None and clock.now - saved >= KEPT:
+            saved = clock.stop()
+            state = {"model": model.state_dict(), "adam": adam.state_dict(), "dice": torch.get_rng_state()}
+            torch.save({**state, "spent": saved, "step": step}, kept.with_suffix(".new"))
+            kept.with_suffix(".new").replace(kept)
+            clock.go()
     clock.stop()
     if looks:
         look(step)
@@ -161,8 +187,8 @@ def learn(
     return step
 
 
-def theirs(bench: Bench, seconds: float, say: Say) -> None:
-    """Learn as the published code does: the victim runs at every step."""
+def theirs(bench: Bench, seconds: float, kept: Path, say: Say) -> None:
+    """Learn as the published code does: the victim runs at every step; a killed run goes on from `kept`."""
     model, (split,) = network(bench, authors=True), bench.have.splits.values()
     clock = Clock()
 
@@ -178,12 +204,10 @@ def theirs(bench: Bench, seconds: float, say: Say) -> None:
     def look(step: int) -> None:
         say("authors", step, clock.spent, bench.cider(model))
 
-    learn(model, loss, RATE, clock, seconds, LOOKS, look)
+    learn(model, loss, RATE, clock, seconds, LOOKS, look, kept)
 
 
-def ours(
-    bench: Bench, begun: Clock, seconds: float, folder: Path, say: Callable[[str, int, float, float], None]
-) -> None:
+def ours(bench: Bench, begun: Clock, seconds: float, folder: Path, say: Say) -> None:
     """Learn as `seepage train caprecover` does; the clock has run since before the victim did."""
     clock = begun
     clock.go()
@@ -212,61 +236,82 @@ def ours(
     learn(model, speak, RATE, clock, seconds, LOOKS, look)
 
 
-def main(seconds: float, pictures: int | None, results: Path) -> None:
+def main(seconds: float, pictures: int | None, results: Path, fresh: bool) -> None:
     """Let both learn and write what they said when."""
     if "SEEPAGE_DATA" not in os.environ:
         raise SystemExit("authors: set SEEPAGE_DATA to the folder with flickr8k_images.tar and flickr8k_text.tgz")
-    root = os.environ["SEEPAGE_DATA"]
-    found: list[dict[str, Any]] = []
+    root, own = os.environ["SEEPAGE_DATA"], assets.home()
+    folder = own / "benchmarks" / f"authors-{seconds:.0f}{f'-{pictures}' if pictures else ''}"
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept, learned = folder / "theirs.pt", folder / "ours.json"
+    known = folder / "theirs.json"
+    found: list[dict[str, Any]] = json.loads(learned.read_text()) if learned.exists() else []
 
-    def say(who: str, step: int, spent: float, cider: float) -> None:
+    def say(who: str, step: int, spent: float, cider: list[float]) -> None:
         found.append({"who": who, "step": step, "seconds": spent, "cider": cider})
-        print(f"{datetime.now(UTC):%H:%M:%S} {who}, step {step}, {spent:.0f} s: CIDEr {cider:.3f}", flush=True)
+        print(f"{datetime.now(UTC):%H:%M:%S} {who}, step {step}, {spent:.0f} s: CIDEr {mean(cider):.3f}", flush=True)
+        if who == "authors":
+            known.write_text(json.dumps(found))
 
-    language, own = load("smollm2", dtype=torch.bfloat16), assets.home()
+    language = load("smollm2", dtype=torch.bfloat16)
     parts = sources(f"flickr8k/train@{root}", f"flickr8k/dev@{root}", pictures)
-    with tempfile.TemporaryDirectory() as fresh:
-        # Nothing that earlier runs left behind is on our clock's side.
-        (Path(fresh) / "assets").symlink_to(own / "assets")
-        os.environ["SEEPAGE_HOME"] = fresh
-        clock = Clock()
-        have = material(VICTIM, (LAYER,), parts)
-        print(f"{datetime.now(UTC):%H:%M:%S} the victim ran once: {clock.stop():.0f} s", flush=True)
-        bench = Bench(have, Captioned.of(have.train), Captioned.of(have.select), language)
-        ours(bench, clock, SHARE * seconds, Path(fresh), say)
-        theirs(bench, seconds, say)
+    if not found:
+        with tempfile.TemporaryDirectory() as empty:
+            # Nothing that earlier runs left behind is on our clock's side.
+            (Path(empty) / "assets").symlink_to(own / "assets")
+            with unittest.mock.patch.dict(os.environ, {"SEEPAGE_HOME": empty}):
+                clock = Clock()
+                have = material(VICTIM, (LAYER,), parts)
+                print(f"{datetime.now(UTC):%H:%M:%S} the victim ran once: {clock.stop():.0f} s", flush=True)
+                bench = Bench(have, Captioned.of(have.train), Captioned.of(have.select), language)
+                ours(bench, clock, SHARE * seconds, Path(empty), say)
+        learned.write_text(json.dumps(found))
+    if kept.exists():
+        until = torch.load(kept, weights_only=True)["spent"]
+        found += [one for one in json.loads(known.read_text())[len(found) :] if one["seconds"] <= until]
+    have = material(VICTIM, (LAYER,), parts)
+    theirs(Bench(have, Captioned.of(have.train), Captioned.of(have.select), language), seconds, kept, say)
     write_tables(found, seconds, results)
 
 
 def write_tables(found: Sequence[dict[str, Any]], seconds: float, results: Path) -> None:
     """Write both files."""
-    last = next(one for one in reversed(found) if one["who"] == "authors")
-    met = next((one for one in found if one["who"] == "ours" and one["cider"] >= last["cider"]), None)
+    last = {who: next(one for one in reversed(found) if one["who"] == who) for who in ("authors", "ours")}
+    goal, spent = mean(last["authors"]["cider"]), last["authors"]["seconds"]
+    met = next((one for one in found if one["who"] == "ours" and mean(one["cider"]) >= goal), None)
+    more, low, high = paired_difference(last["authors"]["cider"], last["ours"]["cider"])
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     stamp = f"`python benchmarks/authors.py --seconds {seconds:.0f}`, {machine}, torch {torch.__version__}"
-    said = (
-        f"The authors' scheme ends at CIDEr {last['cider']:.3f} after {last['seconds']:.0f} s; ours is there after "
-        f"{met['seconds']:.0f} s, {last['seconds'] / met['seconds']:.1f} times sooner."
+    said = f"The authors' scheme ends at CIDEr {goal:.3f} after {spent:.0f} s; ours is " + (
+        f"there after {met['seconds']:.0f} s, {spent / met['seconds']:.1f} times sooner."
         if met
-        else f"The authors' scheme ends at CIDEr {last['cider']:.3f}; ours is not there after a fifth of the time."
+        else "not there after a fifth of the time."
     )
     lines = [
         f"{stamp}, {datetime.now(UTC):%Y-%m-%d}.",
         "",
-        said,
+        f"{said} At its end, after {last['ours']['seconds']:.0f} s, ours scores {more:+.3f} [{low:+.3f}, {high:+.3f}] "
+        f"against theirs at its own end, on the same {len(last['ours']['cider'])} photographs.",
         "",
-        "| | steps | seconds | CIDEr |",
+        "| | steps | seconds | CIDEr [95 %] |",
         "|---|---|---|---|",
     ]
-    lines += [f"| {one['who']} | {one['step']} | {one['seconds']:.0f} | {one['cider']:.3f} |" for one in found]
+    for one in found:
+        stats = describe(one["cider"], higher_leaks=True)
+        interval = f"{stats.mean:.3f} [{stats.ci_low:.3f}, {stats.ci_high:.3f}]"
+        lines.append(f"| {one['who']} | {one['step']} | {one['seconds']:.0f} | {interval} |")
     (results / "authors.md").write_text("\n".join([*lines, ""]))
-    (results / "authors.json").write_text(json.dumps({"stamp": stamp, "rows": list(found)}, indent=1) + "\n")
+    rows = [{**one, "cider": mean(one["cider"])} for one in found]
+    (results / "authors.json").write_text(json.dumps({"stamp": stamp, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=3600.0, help="what the authors' scheme has")
+    parser.add_argument("--seconds", type=float, default=7200.0, help="what the authors' scheme has")
     parser.add_argument("--pictures", type=int, help="learn from so many pictures alone: for a try")
+    parser.add_argument("--fresh", action="store_true", help="begin anew")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="where the tables go")
     given = parser.parse_args()
-    main(given.seconds, given.pictures, given.output)
+    main(given.seconds, given.pictures, given.output, given.fresh)

@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parent / "results"
 FIGURE = Path(__file__).parents[1] / "docs" / "_static" / "leakage_by_depth.svg"
 COLOURS = {"images": "#1a6fb0", "labels": "#c05a12", "captions": "#7b4fb5"}
 SHADES = ("", " 5 3", " 2 2", " 8 3 2 3")
-LEFT, TOP, WIDTH, HEIGHT, APART = 46, 40, 330, 210, 70
+LEFT, TOP, WIDTH, HEIGHT, APART = 52, 40, 330, 210, 70
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def chart(records: Sequence[Mapping[str, Any]]) -> str:
             )
             parts.append(f'<text x="{left + 32}" y="{y}">{pages.label(curve)}</text>')
     said = "Recovery by depth of the cut for two victims; the table beside has the numbers"
-    return document(LEFT + 2 * WIDTH + APART + 20, TOP + HEIGHT + 50 + 18 * most, said, parts)
+    return document(LEFT + 2 * WIDTH + APART + 60, TOP + HEIGHT + 50 + 18 * most, said, parts)
 
 
 _ENDS = ("recovery_low", "recovery_high")
