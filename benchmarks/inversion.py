@@ -147,8 +147,8 @@ def rows(data: Path) -> list[Row]:
         for attacks, effort in ((("peel", "joint"), "standard"), (("joint",), "quick"))
     ]
     found += [
-        Row("ViT-B/16, random", "timm/vit_base_patch16_224@random", layer, (SEARCHED,), "photographs", limit=2)
-        for layer in ("blocks.0", "blocks.5")
+        Row("ViT-B/16, random", "timm/vit_base_patch16_224@random", layer, (SEARCHED,), "photographs", limit=limit)
+        for layer, limit in (("blocks.0", 4), ("blocks.5", 2))
     ]
     return found
 
