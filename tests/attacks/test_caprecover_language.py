@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+import torch._inductor.config
 from tiny_language import BYTES, CAPTIONS, save_gguf, save_language
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from seepage import assets
 from seepage.attacks.caprecover import language as languages
@@ -53,6 +59,43 @@ def test_log_probabilities_are_the_models_own(language: LanguageModel) -> None:
         by_hand = [logits[i].softmax(0)[ids[0, i]].log().item() for i in range(length)]
         assert found[row, :length].tolist() == pytest.approx(by_hand, abs=1e-4)
         assert (found[row, length:] == 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here: g++")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_compiled_says_the_same_of_all_lengths(language: LanguageModel) -> None:
+    def found(captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        prompt = torch.randn(len(captions), 3, language.width, generator=generator) * language.spread
+        prompt.requires_grad_()
+        said = language.log_probabilities(prompt, language.tokens(captions, 20))
+        return said.detach(), torch.autograd.grad(said.sum(), prompt)[0]
+
+    some = [[" ".join(["dog"] * length), "a man"] for length in range(2, 9)]
+    plain = [found(captions) for captions in some]
+    body = language.network.base_model
+    as_it_was = body.forward
+    counted = CompileCounterWithBackend("inductor")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", functools.partial(torch.compile, backend=counted))
+        with language.compiled():
+            compiled = [found(captions) for captions in some]
+    assert counted.frame_count <= 2
+    assert body.forward == as_it_was
+    for one, other in zip(plain, compiled, strict=True):
+        for before, after in zip(one, other, strict=True):
+            torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
+
+
+def test_nothing_to_compile_with(language: LanguageModel) -> None:
+    prompt = torch.randn(1, 3, language.width)
+    with (
+        torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}),
+        pytest.raises(LanguageError, match=r"cannot be compiled here .*no-such-compiler.*: leave out --compile"),
+        language.compiled(),
+    ):
+        language.log_probabilities(prompt, language.tokens(["a dog"], 20))
 
 
 def test_half_the_bits_say_nearly_the_same(folder: Path, language: LanguageModel) -> None:

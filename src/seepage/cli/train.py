@@ -38,6 +38,9 @@ def train(
     device: Annotated[str, typer.Option(help="cpu, cuda, mps")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16 (on a GPU)")] = "fp32",
     accumulate: Annotated[int, typer.Option(help="batches a step")] = 1,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="compile caprecover's language model; needs a C++ compiler, or a GPU")
+    ] = False,
     features: Annotated[str, typer.Option(help="how features are kept: fp16 or int8")] = "fp16",
     storage: Annotated[str, typer.Option(help="how caprecover's weights are kept: fp32, fp16 or int8")] = "fp16",
     flips: Annotated[bool, typer.Option("--flips/--no-flips", help="learn from mirror images too")] = True,
@@ -77,6 +80,7 @@ def train(
         crops=crops,
         preset=preset,
         authors=authors,
+        compiled=compiled,
     )
     fetch_for(victim)
     with bar() as shown:

@@ -58,7 +58,8 @@ class TrainRequest:
     Without `select` one in five of `public` is held out by its hash. `steps` wins over `effort`. `stored` is how
     features are kept, `storage` how an adapter's weights are. Of caprecover alone, `preset` names one of the paper's
     configurations and `authors` trains as their code does: one pooled token, padding in the loss, no alignment. With
-    `flips` mirror images are learned from too, and `crops` random parts of every picture; not by probes.
+    `flips` mirror images are learned from too, and `crops` random parts of every picture; not by probes. `compiled`
+    has torch.compile make caprecover's language model faster.
     """
 
     attack: str
@@ -82,6 +83,7 @@ class TrainRequest:
     crops: int = 0
     preset: str | None = None
     authors: bool = False
+    compiled: bool = False
 
     @property
     def workdir(self) -> Path:
@@ -180,6 +182,7 @@ def _taught(
             request.workdir,
             advance,
             torch.bfloat16 if half else torch.float32,
+            request.compiled,
         )
         if first_process():
             adapter.write(request.output, model, said, request.storage)
@@ -213,6 +216,8 @@ def _learner(request: TrainRequest) -> tuple[Any, str]:
         raise TrainRequestError(f"--language is caprecover's alone: a {name} has no language model")
     if name != "caprecover" and (request.preset is not None or request.authors):
         raise TrainRequestError(f"--preset and --authors are caprecover's alone, not a {name}'s")
+    if name != "caprecover" and request.compiled:
+        raise TrainRequestError(f"--compile is for caprecover's language model: a {name} has none")
     if request.preset is not None:
         preset(request.preset)  # which refuses a name that is none, before the work
     component = TrainedDefense if name == DEFENSE else registry.get("attack", name)
@@ -258,6 +263,7 @@ def _header(request: TrainRequest, text: str, have: Material) -> dict[str, Any]:
         "crops": request.crops,
         "preset": request.preset,
         "authors": request.authors,
+        "compiled": request.compiled,
         "seed": request.seed,
     }
 
@@ -272,7 +278,7 @@ def _record(request: TrainRequest, text: str, have: Material, outcome: Outcome) 
         ["shown", _shown(have.train)],
         ["held out", f"{_told(held)}, none of them in the former"],
         ["seed", str(request.seed)],
-        ["precision", request.precision],
+        ["precision", f"{request.precision}{', compiled' if request.compiled else ''}"],
         ["processes", str(processes())],
         ["file", request.output.name],
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -84,6 +85,7 @@ def train_caprecover(
     folder: Path,
     advance: Callable[[str], Progress],
     dtype: torch.dtype = torch.float32,
+    compiled: bool = False,
 ) -> tuple[CapRecoverModel, Header, Outcome]:
     """Return a network trained at all of the material's layers, what its file is to say, and how it does.
 
@@ -91,8 +93,8 @@ def train_caprecover(
     `steps` of the captions' cross-entropy under the frozen language model and, where pictures have labels, of a
     read-out's. A step draws one layer, pictures, one caption of each and, where mirrored features were kept, their
     mirror images. Pictures without captions go by `a photo of NAME`, their class; with `read=label` only labels are
-    learned, and no language model is asked. Nothing is chosen by the held-out
-    loss: the weights are those of the last step.
+    learned, and no language model is asked. Nothing is chosen by the held-out loss: the weights are those of the last
+    step. `compiled` has torch.compile make the language model's part of a step faster.
 
     Raises:
         MaterialError: pictures have neither captions nor labels.
@@ -128,7 +130,8 @@ def train_caprecover(
     stages: list[Stage] = []
     if vectors is not None:
         stages.append(run.align(loop_of(course.align, course.align_lr), held, whole, folder, advance("align")))
-    stages.append(run.speak(loop_of(course.steps, course.lr), whole, folder, advance("speak")))
+    with language.compiled() if compiled and language is not None else nullcontext():
+        stages.append(run.speak(loop_of(course.steps, course.lr), whole, folder, advance("speak")))
     said = _header(material, train, select, model, language, seed, course)
     rows, scores = run.rows(said.label)
     outcome = Outcome(

@@ -7,7 +7,8 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,25 @@ class LanguageModel:
         """Where it computes."""
         table: Tensor = self.network.get_input_embeddings().weight
         return table.device
+
+    @contextmanager
+    def compiled(self) -> Iterator[None]:
+        """Compile what is computed meanwhile, once for captions of all lengths; it then agrees to rounding alone.
+
+        Raises:
+            LanguageError: nothing here compiles it.
+        """
+        from torch._dynamo.exc import BackendCompilerFailed, Unsupported
+
+        body = self.network.base_model
+        body.forward = torch.compile(body.forward, dynamic=True)
+        try:
+            yield
+        except (BackendCompilerFailed, Unsupported) as error:
+            first = next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
+            raise LanguageError(f"{self.name} cannot be compiled here ({first}): leave out --compile") from error
+        finally:
+            del body.forward
 
     def embed(self, ids: Int[Tensor, "b t"]) -> Float[Tensor, "b t w"]:
         """Return the tokens' embeddings."""
