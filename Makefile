@@ -34,7 +34,7 @@ test: lint  ## lint, then the tests but for the slow ones
 test-slow: setup  ## the tests that take ten seconds and more: pages that run, kills, whole trainings
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --durations=25 -m slow
 
-bench: setup  ## the benchmarks whose figures the documents quote
+bench: setup  ## the README's first table; the targets below make the other figures
 	$(BIN)/python benchmarks/first_audit.py
 
 bench-inversion: setup  ## attack x victim x depth, on the research data that SEEPAGE_DATA names

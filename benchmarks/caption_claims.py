@@ -67,16 +67,16 @@ def noise_protects(results: Results) -> Verdict:
         if one["status"] == "done" and one["scale"] <= 1:
             place = tuple(one[key] for key in ("victim", "layer", "reads", "attack"))
             groups.setdefault(place, {})[one["attacker"]] = tuple(one["value"])
-    outcomes, shown = [], []
+    outcomes, less = [], []
     for place, found in groups.items():
         known = {name: value for name, value in found.items() if name not in ("none", "naive")}
         if "none" in found and known:
             best = max(known, key=lambda name: known[name][0])
             outcomes.append(below(known[best], found["none"]))
-            values = (found.get("naive", found["none"]), known[best], found["none"])
-            shown.append(f"{' '.join(place)} {', '.join(f'{value[0]:.1f}' for value in values)}")
+            if outcomes[-1]:
+                less.append(f"{' '.join(place)}: {known[best][0]:.3g} in place of {found['none'][0]:.3g}")
     counts = counted(outcomes, "whoever knows of it reads less than without noise")
-    words = f"{counts.ours} attacks (who does not know, who does, no noise: {'; '.join(shown)})"
+    words = f"{counts.ours} attacks{' (' + '; '.join(less) + ')' if less else ''}; all: `benchmarks/results/noise.md`"
     return Verdict(words, counts.verdict) if outcomes else NOT_TESTED
 
 

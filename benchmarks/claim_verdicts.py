@@ -12,7 +12,8 @@ Interval = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a claim: our figures in words, and `reproduced`, `partly`, `contradicted` or `not tested`."""
+    """What became of a claim: our figures in words, and `reproduced`, `partly`, `contradicted`, `not shown` or
+    `not tested`."""
 
     ours: str
     verdict: str
@@ -32,10 +33,14 @@ def shown(value: Interval, digits: str = ".1f") -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def counted(outcomes: Sequence[bool], words: str) -> Verdict:
-    """Return the verdict over rows; `words` says what held in how many of them."""
+def counted(outcomes: Sequence[bool], words: str, against: Sequence[bool] | None = None) -> Verdict:
+    """Return the verdict over rows; `words` says what held in how many of them.
+
+    Where it held in none, `against` says in which the opposite did: what tells nothing apart contradicts no claim.
+    """
     if not outcomes:
         return NOT_TESTED
     held = sum(outcomes)
-    verdict = "reproduced" if held == len(outcomes) else "partly" if held else "contradicted"
+    none = "contradicted" if against is None or any(against) else "not shown"
+    verdict = "reproduced" if held == len(outcomes) else "partly" if held else none
     return Verdict(f"{words} in {held} of {len(outcomes)}", verdict)

@@ -4,7 +4,8 @@
 
 Reads the results named in `READ` and measures nothing itself. A claim whose
 figures are not there is `not tested`. Where a claim is about many victims, depths or attacks it is tested row by row:
-reproduced where every row bears it out, contradicted where none does, partly otherwise; a row counts only if the 95 %
+reproduced where every row bears it out, contradicted where none does (`not shown` where two attacks are compared and no
+row tells them apart), partly otherwise; a row counts only if the 95 %
 intervals of what is compared keep apart. What is no mean over pictures has no interval, and counts as it is.
 """
 
@@ -75,13 +76,14 @@ def order_of_magnitude(results: Results, names: Sequence[str], others: Sequence[
 
 def ahead(results: Results, other: str, metric: str) -> Verdict:
     """Is `peel` under another attack in a metric of which less is better?"""
-    outcomes, told = [], []
+    outcomes, against, told = [], [], []
     for cells in rows(results).values():
         if all(name in cells and metric in cells[name]["figures"] for name in ("peel", other)):
             first, second = (tuple(cells[name]["figures"][metric]) for name in ("peel", other))
             outcomes.append(below(first, second))
-            told.append(f"{shown(first, '.2g')} against {shown(second, '.2g')}")
-    counts = counted(outcomes, f"less than {other}'s")
+            against.append(below(second, first))
+            told.append(f"{shown(first, '.3g')} against {shown(second, '.3g')}")
+    counts = counted(outcomes, f"less than {other}'s", against)
     return Verdict(f"{counts.ours} rows ({'; '.join(told)})", counts.verdict) if outcomes else counts
 
 

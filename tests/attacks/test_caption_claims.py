@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -66,17 +67,19 @@ def test_a_step_is_told_by_the_same_photographs(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_noise_protects_where_who_knows_of_it_reads_less(claims: ModuleType) -> None:
-    def verdict(known: float) -> str:
+    def found(known: float) -> Any:
         values = {"none": 70.0, "naive": 22.0, "aware:estimate": known}
         place = {"victim": "ResNet-20", "layer": "layer2.2", "reads": "labels", "attack": "probe", "status": "done"}
         place |= {"scale": 1.0}
         rows = [{**place, "attacker": who, "value": [value, value - 3, value + 3]} for who, value in values.items()]
         # Four times the noise is not the paper's.
         rows.append({**rows[-1], "scale": 4.0, "attacker": "aware:retrained", "value": [70.0, 67.0, 73.0]})
-        return claims.noise_protects({"noise": {"rows": rows}}).verdict
+        return claims.noise_protects({"noise": {"rows": rows}})
 
-    assert verdict(30.0) == "reproduced"
-    assert verdict(69.0) == "contradicted"
+    assert found(30.0).verdict == "reproduced"
+    assert "ResNet-20 layer2.2 labels probe: 30 in place of 70" in found(30.0).ours
+    assert found(69.0).verdict == "contradicted"
+    assert "in place of" not in found(69.0).ours
 
 
 def test_the_authors_scheme_stands_beside_ours_of_the_same_cuts_and_steps(

@@ -115,6 +115,8 @@ def test_other_claims_are_read_off_the_same_cells(benchmark):
     near = tables(cell("peel", 0.1, knn_distance=(1.0, 0.9, 1.1)), cell("gan", 0.3, knn_distance=(0.5, 0.4, 0.6)))
     assert claims.ahead(near, "gan", "mse").verdict == "reproduced"
     assert claims.ahead(near, "gan", "knn_distance").verdict == "contradicted"
+    alike = tables(cell("peel", 0.1, knn_distance=(1.0, 0.9, 1.1)), cell("gan", 0.3, knn_distance=(1.0, 0.9, 1.1)))
+    assert claims.ahead(alike, "gan", "knn_distance").verdict == "not shown", "nothing tells them apart"
     assert claims.ahead(tables(cell("peel", 0.1), near["peel_tables"]["rows"][1]), "gan", "knn_distance").verdict == (
         "not tested"
     )
