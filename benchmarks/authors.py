@@ -1,8 +1,8 @@
 """CapRecover's training as its authors' code does it, and as it is done here, against the clock.
 
-    SEEPAGE_DATA=... python benchmarks/authors.py [--seconds 7200] [--pictures N] [--fresh]
+    SEEPAGE_DATA=... python benchmarks/authors.py [--layer features.3] [--seconds 7200] [--pictures N] [--fresh]
 
-Two networks of one size learn captions of Flickr8k's train split from MobileNetV2's features.17, one after the other in
+Two networks of one size learn captions of Flickr8k's train split from MobileNetV2 at one cut, one after the other in
 one run, alone on the machine, from the same seed, at the same rate and batch, under the same frozen language model in
 bf16, compiled before either clock starts.
 
@@ -12,7 +12,7 @@ picture beforehand, computes sentence vectors, aligns and then learns to speak; 
 stops at a fifth of SECONDS. The rate falls along a cosine of each one's time. On the way, the clock stopped, both
 describe 500 photographs of the dev split: CIDEr-D over them, words weighed by the dev split's references. A run that is
 killed goes on where its clock stood five minutes before at most, unless `--fresh`; what ours learned is learned anew.
-Writes `results/authors.md` and `.json`.
+Writes `results/authors_LAYER.md` and `.json`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from seepage.studies.captioned import Captioned, Sentences
 from seepage.studies.material import Material, material, sources
 
 RESULTS = Path(__file__).parent / "results"
-VICTIM, LAYER, SEED = "zoo/mobilenet_v2", "features.17", 0
+VICTIM, SEED = "zoo/mobilenet_v2", 0
 BATCH, RATE, GENTLER, WARM = 16, 5e-4, 0.6, 20
 ALIGN_BATCH, ALIGNED = 64, 0.4
 """Of our time for steps so much is alignment's."""
@@ -93,6 +93,7 @@ class Bench:
     train: Captioned
     select: Captioned
     language: LanguageModel
+    layer: str
 
     @property
     def counts(self) -> list[int]:
@@ -111,8 +112,8 @@ class Bench:
         # Captions are written eagerly: they grow by a word at a time, and each length would be compiled anew.
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             for start in range(0, len(rows), 20):
-                features = self.select.part.features[LAYER].read(rows[start : start + 20])
-                prompt = model.prompt(model.queries(LAYER, features), self.language)
+                features = self.select.part.features[self.layer].read(rows[start : start + 20])
+                prompt = model.prompt(model.queries(self.layer, features), self.language)
                 said += captions(self.language, write(self.language, prompt, Decode()))
         model.train()
         references = dict(zip(self.select.rows, self.select.captions, strict=True))
@@ -124,11 +125,11 @@ def network(bench: Bench, *, authors: bool) -> CapRecoverModel:
     """Return a network that has learned the features' moments alone."""
     config = configured(ModelConfig(QFormerConfig().sized()), bench.language)
     config = as_the_authors(config, Course())[0] if authors else config
-    model = CapRecoverModel(config, {LAYER: bench.train.part.features[LAYER].shape}, SEED).train()
-    standard = Standard(model.layers[LAYER])
-    for features in bench.train.part.batches(LAYER):
+    model = CapRecoverModel(config, {bench.layer: bench.train.part.features[bench.layer].shape}, SEED).train()
+    standard = Standard(model.layers[bench.layer])
+    for features in bench.train.part.batches(bench.layer):
         standard.add(features)
-    model.mapper(LAYER).standardise(standard)
+    model.mapper(bench.layer).standardise(standard)
     return model
 
 
@@ -200,7 +201,7 @@ def theirs(bench: Bench, seconds: float, kept: Path, say: Say) -> None:
             leak = split.leak(torch.stack([split.load(entry.path) for entry in entries]))
         texts = [bench.train.texts[bench.text(place, one)] for place, one in zip(some.rows, some.captions, strict=True)]
         tokens = bench.language.tokens(texts, model.config.most_tokens)
-        return model.generation_loss(LAYER, leak.features, tokens, bench.language)
+        return model.generation_loss(bench.layer, leak.features, tokens, bench.language)
 
     def look(step: int) -> None:
         say("authors", step, clock.spent, bench.cider(model))
@@ -213,13 +214,13 @@ def ours(bench: Bench, begun: Clock, seconds: float, folder: Path, say: Say) -> 
     clock = begun
     clock.go()
     vectors = Sentences.of(bench.train, folder / "train.safetensors", lambda done, what: None)
-    model, features = network(bench, authors=False), bench.train.part.features[LAYER]
+    model, features = network(bench, authors=False), bench.train.part.features[bench.layer]
 
     def align(step: int) -> Tensor:
         some = draw(SEED, "align", step, ALIGN_BATCH, bench.counts)
         shown = features.read([bench.train.rows[place] for place in some.rows])
         text = vectors[[bench.text(place, one) for place, one in zip(some.rows, some.captions, strict=True)]]
-        return model.alignment_loss(LAYER, shown, text)
+        return model.alignment_loss(bench.layer, shown, text)
 
     def speak(step: int) -> Tensor:
         length = lambda place, one: len(bench.train.texts[bench.text(place, one)])  # noqa: E731
@@ -227,7 +228,7 @@ def ours(bench: Bench, begun: Clock, seconds: float, folder: Path, say: Say) -> 
         picked = [bench.text(place, one) for place, one in zip(some.rows, some.captions, strict=True)]
         shown = features.read([bench.train.rows[place] for place in some.rows])
         tokens = bench.language.tokens([bench.train.texts[one] for one in picked], model.config.most_tokens)
-        return model.generation_loss(LAYER, shown, tokens, bench.language, text=vectors[picked])
+        return model.generation_loss(bench.layer, shown, tokens, bench.language, text=vectors[picked])
 
     def look(step: int) -> None:
         say("ours", step, clock.spent, bench.cider(model))
@@ -237,12 +238,12 @@ def ours(bench: Bench, begun: Clock, seconds: float, folder: Path, say: Say) -> 
     learn(model, speak, RATE, clock, seconds, LOOKS, look)
 
 
-def main(seconds: float, pictures: int | None, results: Path, fresh: bool) -> None:
+def main(layer: str, seconds: float, pictures: int | None, results: Path, fresh: bool) -> None:
     """Let both learn and write what they said when."""
     if "SEEPAGE_DATA" not in os.environ:
         raise SystemExit("authors: set SEEPAGE_DATA to the folder with flickr8k_images.tar and flickr8k_text.tgz")
     root, own = os.environ["SEEPAGE_DATA"], assets.home()
-    folder = own / "benchmarks" / f"authors-{seconds:.0f}{f'-{pictures}' if pictures else ''}"
+    folder = own / "benchmarks" / f"authors-{layer}-{seconds:.0f}{f'-{pictures}' if pictures else ''}"
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -266,17 +267,17 @@ def main(seconds: float, pictures: int | None, results: Path, fresh: bool) -> No
                 (Path(empty) / "assets").symlink_to(own / "assets")
                 with unittest.mock.patch.dict(os.environ, {"SEEPAGE_HOME": empty}):
                     clock = Clock()
-                    have = material(VICTIM, (LAYER,), parts)
+                    have = material(VICTIM, (layer,), parts)
                     print(f"{datetime.now(UTC):%H:%M:%S} the victim ran once: {clock.stop():.0f} s", flush=True)
-                    bench = Bench(have, Captioned.of(have.train), Captioned.of(have.select), language)
+                    bench = Bench(have, Captioned.of(have.train), Captioned.of(have.select), language, layer)
                     ours(bench, clock, SHARE * seconds, Path(empty), say)
             learned.write_text(json.dumps(found))
         if kept.exists():
             until = torch.load(kept, weights_only=True)["spent"]
             found += [one for one in json.loads(known.read_text())[len(found) :] if one["seconds"] <= until]
-        have = material(VICTIM, (LAYER,), parts)
-        theirs(Bench(have, Captioned.of(have.train), Captioned.of(have.select), language), seconds, kept, say)
-    write_tables(found, seconds, results)
+        have = material(VICTIM, (layer,), parts)
+        theirs(Bench(have, Captioned.of(have.train), Captioned.of(have.select), language, layer), seconds, kept, say)
+    write_tables(found, layer, seconds, results)
 
 
 def warm_up(language: LanguageModel) -> None:
@@ -288,14 +289,16 @@ def warm_up(language: LanguageModel) -> None:
         torch.autograd.backward(found.sum())
 
 
-def write_tables(found: Sequence[dict[str, Any]], seconds: float, results: Path) -> None:
+def write_tables(found: Sequence[dict[str, Any]], layer: str, seconds: float, results: Path) -> None:
     """Write both files."""
     last = {who: next(one for one in reversed(found) if one["who"] == who) for who in ("authors", "ours")}
     goal, spent = mean(last["authors"]["cider"]), last["authors"]["seconds"]
     met = next((one for one in found if one["who"] == "ours" and mean(one["cider"]) >= goal), None)
     more, low, high = paired_difference(last["authors"]["cider"], last["ours"]["cider"])
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    stamp = f"`python benchmarks/authors.py --seconds {seconds:.0f}`, {machine}, torch {torch.__version__}"
+    stamp = (
+        f"`python benchmarks/authors.py --layer {layer} --seconds {seconds:.0f}`, {machine}, torch {torch.__version__}"
+    )
     said = f"The authors' scheme ends at CIDEr {goal:.3f} after {spent:.0f} s; ours is " + (
         f"there after {met['seconds']:.0f} s, {spent / met['seconds']:.1f} times sooner."
         if met
@@ -314,16 +317,18 @@ def write_tables(found: Sequence[dict[str, Any]], seconds: float, results: Path)
         stats = describe(one["cider"], higher_leaks=True)
         interval = f"{stats.mean:.3f} [{stats.ci_low:.3f}, {stats.ci_high:.3f}]"
         lines.append(f"| {one['who']} | {one['step']} | {one['seconds']:.0f} | {interval} |")
-    (results / "authors.md").write_text("\n".join([*lines, ""]))
+    name = f"authors_{layer.replace('.', '')}"
+    (results / f"{name}.md").write_text("\n".join([*lines, ""]))
     rows = [{**one, "cider": mean(one["cider"])} for one in found]
-    (results / "authors.json").write_text(json.dumps({"stamp": stamp, "rows": rows}, indent=1) + "\n")
+    (results / f"{name}.json").write_text(json.dumps({"stamp": stamp, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layer", default="features.3", help="where MobileNetV2 is cut")
     parser.add_argument("--seconds", type=float, default=7200.0, help="what the authors' scheme has")
     parser.add_argument("--pictures", type=int, help="learn from so many pictures alone: for a try")
     parser.add_argument("--fresh", action="store_true", help="begin anew")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="where the tables go")
     given = parser.parse_args()
-    main(given.seconds, given.pictures, given.output, given.fresh)
+    main(given.layer, given.seconds, given.pictures, given.output, given.fresh)
