@@ -12,8 +12,8 @@ picture beforehand, computes sentence vectors, aligns and then learns to speak; 
 stops at a fifth of SECONDS. The rate falls along a cosine of each one's time. On the way, the clock stopped, both
 describe 500 photographs of the dev split: CIDEr-D over them, words weighed by the dev split's references. A run that is
 killed goes on where its clock stood five minutes before at most, unless `--fresh`; what ours learned is learned anew.
-At the last cut, features.17, nothing is left between the two after 5,000 steps (`captions.py`), and the language model's
-part of a step, which is most of it, is the same: there a fifth of the time is too little.
+At the last cut, features.17, nothing is left between the two after 5,000 steps (`captions.py`), and most of a step is
+the language model's, alike for both: there a fifth of the time is too little.
 Writes `results/authors_LAYER.md` and `.json`.
 """
 
