@@ -88,6 +88,7 @@ def test_compiled_says_the_same_of_all_lengths(language: LanguageModel) -> None:
             torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:dynamo_pgo force disabled", "ignore:The .grad attribute of a Tensor")
 def test_nothing_to_compile_with(language: LanguageModel) -> None:
     prompt = torch.randn(1, 3, language.width)
     with (

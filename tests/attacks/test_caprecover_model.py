@@ -140,10 +140,14 @@ def test_generation_keeps_the_alignment(language: LanguageModel) -> None:
     assert both == pytest.approx(said + 0.25 * meant, rel=1e-5)
 
 
-def test_a_caption_said_of_two_pictures_is_wrong_for_neither(language: LanguageModel) -> None:
+@pytest.mark.parametrize("half", [False, True])
+def test_a_caption_said_of_two_pictures_is_wrong_for_neither(language: LanguageModel, half: bool) -> None:
     model = built(language)
     text = nn.functional.normalize(torch.randn(1, TEXT_WIDTH), dim=1).repeat(3, 1)
-    assert model.alignment_loss("tokens", features("tokens"), text).item() == pytest.approx(0, abs=1e-6)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        loss = model.alignment_loss("tokens", features("tokens"), text)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_labels_are_learned_by_their_cross_entropy(language: LanguageModel) -> None:

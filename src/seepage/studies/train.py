@@ -115,10 +115,10 @@ def train(request: TrainRequest, tell: Tell = lambda stage, done, what: None) ->
         KeyboardInterrupt: it was interrupted; the same request goes on from the last checkpoint.
     """
     attack, text = _learner(request)
-    require_writable(request.output.parent)
-    require_writable(request.workdir)
     if request.output.is_dir():
         raise TrainRequestError(f"-o {request.output} is a folder; expected a file, such as adapter.safetensors")
+    require_writable(request.output.parent)
+    require_writable(request.workdir)
     parts = sources(request.public, request.select, request.limit)
     varied = not isinstance(attack, Probe)
     have = material(

@@ -165,13 +165,15 @@ class CapRecoverModel(nn.Module):
 
         Captions of one vector are one caption: none of them counts as wrong for another's picture.
         """
-        text = text.to(self.meaning.weight)
-        fit = self.vectors(queries).float() @ self.sentences(text).float().T
-        logits = fit / self.temperature.exp().clamp_min(_COLDEST)
-        same = (text @ text.T > 1 - 1e-5) & ~torch.eye(len(text), dtype=torch.bool, device=text.device)
-        logits = logits.masked_fill(same, -torch.inf)
-        own = torch.arange(len(text), device=text.device)
-        return (nn.functional.cross_entropy(logits, own) + nn.functional.cross_entropy(logits.T, own)) / 2
+        # In half the bits no two captions are told to be one, and a cold temperature magnifies what rounding leaves.
+        with torch.autocast(text.device.type, enabled=False):
+            text = text.to(self.meaning.weight)
+            fit = self.vectors(queries.to(self.meaning.weight)).float() @ self.sentences(text).float().T
+            logits = fit / self.temperature.exp().clamp_min(_COLDEST)
+            same = (text @ text.T > 1 - 1e-5) & ~torch.eye(len(text), dtype=torch.bool, device=text.device)
+            logits = logits.masked_fill(same, -torch.inf)
+            own = torch.arange(len(text), device=text.device)
+            return (nn.functional.cross_entropy(logits, own) + nn.functional.cross_entropy(logits.T, own)) / 2
 
     def generation(
         self, queries: Float[Tensor, "b q width"], captions: Tokens, language: LanguageModel
