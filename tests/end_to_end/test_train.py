@@ -259,3 +259,15 @@ def test_unreadable_picture_is_left_out_and_named(seepage: Run, victim: str, pub
     )
     assert code == 0
     assert "are left out; the first, 03.png:" in error
+
+
+def test_a_folder_as_output_is_refused_before_anything_is_made(
+    seepage: Run, victim: str, public: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    for given in (target, Path(".")):
+        code, _, error = seepage("train", "probe", victim, "--layer", "wide", "--public", public, "-o", given)
+        assert code == 2
+        assert "is a folder; expected a file" in error
+    assert not (tmp_path / "out.train").exists()

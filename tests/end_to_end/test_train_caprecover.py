@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -278,3 +279,35 @@ def test_labels_alone_need_no_language_model(victim: str, tmp_path: Path) -> Non
     bare = request_of(victim, tmp_path, "bare", attack=f"{TINY},read=label", select=None)
     with pytest.raises(SeepageError, match="has a label, which read=label learns"):
         train(replace(bare, public=str(tmp_path / "bare")))
+
+
+def relabelled(root: Path, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> None:
+    lines = map(json.loads, (root / "metadata.jsonl").read_text().splitlines())
+    (root / "metadata.jsonl").write_text("\n".join(json.dumps(change(*line)) for line in enumerate(lines)))
+
+
+def test_labels_are_learned_of_the_pictures_that_have_one(victim: str, tmp_path: Path) -> None:
+    """What has a caption and no label teaches no label, and one without a caption does."""
+    request = request_of(victim, tmp_path, attack=f"{TINY},read=label", steps=4)
+
+    def some(place: int, line: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in line.items() if key != ("label" if place % 2 else "captions")}
+
+    for folder in ("public", "held"):
+        relabelled(tmp_path / folder, some)
+    header = adapter.read_header(train(request).path)
+    assert 0 <= header.scores["mix/top1/held-out"] <= 1
+
+
+def test_a_held_out_class_that_was_never_learned_is_left_out(victim: str, tmp_path: Path) -> None:
+    request = request_of(victim, tmp_path, attack=f"{TINY},read=label", steps=4)
+
+    def numbered(place: int, line: dict[str, Any]) -> dict[str, Any]:
+        return {"file_name": line["file_name"], "label": place % 3}
+
+    relabelled(tmp_path / "public", numbered)
+    relabelled(
+        tmp_path / "held", lambda place, line: {**numbered(place, line), "label": 7 if place == 0 else place % 3}
+    )
+    header = adapter.read_header(train(request).path)
+    assert 0 <= header.scores["mix/top1/held-out"] <= 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -38,15 +38,18 @@ class Captioned:
     classes: int
 
     @staticmethod
-    def of(part: Part) -> Captioned:
-        """Gather captions that are more than white space; a picture without goes by its class."""
+    def of(part: Part, labelled: bool = False) -> Captioned:
+        """Gather captions that are more than white space; a picture without goes by its class.
+
+        With `labelled` the pictures are those with a label, and nothing is said of any.
+        """
         texts: list[str] = []
         places: dict[int, tuple[int, int]] = {}
         entries = part.source.entries
         labels = [entries[row].label for row in part.rows]
         known = [label for label in labels if label is not None]
         classes = max(max(known) + 1, len(part.source.classes or ())) if known else 0
-        for row in part.rows:
+        for row in () if labelled else part.rows:
             own = _sentences(entries[row], part.source.classes)
             if own:
                 places[row] = (len(texts), len(own))
@@ -55,6 +58,10 @@ class Captioned:
         if not texts:
             kept = part.keeping(lambda entry: entry.label is not None)
         return Captioned(kept, tuple(texts), places, classes)
+
+    def within(self, classes: int) -> Captioned:
+        """Return it without pictures of labels beyond these."""
+        return replace(self, part=self.part.keeping(lambda entry: entry.label is None or entry.label < classes))
 
     @property
     def rows(self) -> tuple[int, ...]:

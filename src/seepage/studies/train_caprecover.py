@@ -102,7 +102,14 @@ def train_caprecover(
         TrainingError, CheckpointError: as `Loop.run` does.
     """
     require_same_classes(material)
-    train, select = Captioned.of(material.train), Captioned.of(material.select)
+    mute = scheme.attack.read == "label"
+    train, select = (Captioned.of(part, labelled=mute) for part in (material.train, material.select))
+    if mute and not train.classes:
+        raise MaterialError(
+            f"none of the pictures of {material.train.source.name} has a label, which read=label learns"
+        )
+    if not train.spoken:
+        select = select.within(train.classes)
     if not train.rows or len(select.rows) < LEAST or bool(train.spoken) != bool(select.spoken):
         part = material.train if not train.rows else material.select
         raise MaterialError(
@@ -110,12 +117,7 @@ def train_caprecover(
             "from: name them in its metadata.jsonl (`captions`, `label`)"
         )
     seed, device = int(str(header["seed"])), next(iter(material.splits.values())).device
-    mute = scheme.attack.read == "label"
-    if mute and not train.classes:
-        raise MaterialError(
-            f"none of the pictures of {material.train.source.name} has a label, which read=label learns"
-        )
-    language = load(scheme.language, device, dtype) if train.spoken and not mute else None
+    language = load(scheme.language, device, dtype) if train.spoken else None
     model = _network(scheme, material, train, language, seed).to(device)
     whole = {**header, "language_sha256": "" if language is None else language.sha256, **model.said()}
     course = scheme.course(len(train.rows), steps)
