@@ -189,6 +189,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(seepage: Run, victim: str,
         ([request.public, "--layer", "nowhere"], "nowhere"),
         ([request.public, "--storage", "int4"], "expected fp32 or fp16 or int8"),
         ([request.public, "--preset", "rn50-coco-layer9"], "did you mean 'rn50-coco-layer"),
+        ([request.public, "--preset", "rn50-coco-layer3"], "--preset rn50-coco-layer3 has its own align, width"),
     ):
         code, out, error = seepage(*words, *more, "--steps", 2, "-o", target)
         assert code == 2, (more, error)
@@ -311,3 +312,9 @@ def test_a_held_out_class_that_was_never_learned_is_left_out(victim: str, tmp_pa
     )
     header = adapter.read_header(train(request).path)
     assert 0 <= header.scores["mix/top1/held-out"] <= 1
+
+
+def test_an_adapter_of_another_language_model_fetches_none(victim: str, tmp_path: Path) -> None:
+    path = train(request_of(victim, tmp_path, steps=2)).path
+    assert CapRecover(adapter=path).assets() == ("minilm", "minilm_tokenizer")
+    assert CapRecover(adapter=tmp_path / "nowhere").assets()[0] == language.DEFAULT

@@ -42,6 +42,7 @@ DEFENSE = "defense"
 LEARNED = ("caprecover", "decoder", DEFENSE, "probe")
 EFFORTS = ("quick", "standard", "full")
 _WARM = 20
+_PRESETS_OWN = ("align", "batch", "lr", "width", "layers", "heads", "queries", "start", "most")
 
 Tell = Callable[[str, float, str], None]
 """Called with a stage's name, the fraction of it that is done, and a word."""
@@ -220,6 +221,9 @@ def _learner(request: TrainRequest) -> tuple[Any, str]:
         raise TrainRequestError(f"--compile is for caprecover's language model: a {name} has none")
     if request.preset is not None:
         preset(request.preset)  # which refuses a name that is none, before the work
+        typed = [key for key in given if key in _PRESETS_OWN]
+        if typed:
+            raise TrainRequestError(f"--preset {request.preset} has its own {', '.join(typed)}: name it without")
     component = TrainedDefense if name == DEFENSE else registry.get("attack", name)
     defaults = dict(component.efforts.get(request.effort, {}))
     if request.steps is not None:
@@ -272,6 +276,7 @@ def _record(request: TrainRequest, text: str, have: Material, outcome: Outcome) 
     learned, held = outcome.parts or (have.train, have.select)
     facts = [
         ["attack", text],
+        *([["preset", f"{request.preset}, whose sizes and course hold"]] if request.preset is not None else []),
         ["victim", f"{have.victim.name} (weights {have.victim.weights_sha256[:12]})"],
         ["layers", ", ".join(have.splits)],
         ["trained on", _told(learned)],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,7 @@ from ...types import (
     Progress,
     Recoverer,
     Recovers,
+    SeepageError,
 )
 from ..chores import Chore
 from ..onward import Onward, beyond, way
@@ -186,10 +188,14 @@ class CapRecover(adapter.FromAdapter):
         return self._recoverer(*adapter.read(path), knowledge)
 
     def assets(self) -> tuple[str, ...]:
-        """Return the language model, where it is the embedded one, and the sentence encoder that captions go by."""
+        """Return the language model, its adapter's too, where that is the embedded one, and the sentence encoder."""
         if self.read == "label" or self._lacks_extra:
             return ()
-        return (*((DEFAULT,) if self.language in ("", DEFAULT) else ()), "minilm", "minilm_tokenizer")
+        known = self.language
+        if not known and self.adapter is not None:
+            with suppress(SeepageError):  # the audit says so where it reads it
+                known = adapter.read_header(self.adapter).config.language
+        return (*((DEFAULT,) if known in ("", DEFAULT) else ()), "minilm", "minilm_tokenizer")
 
     def writer(self) -> Path | None:
         """Return the folder of the language model, None where the read-out names classes or the model is random.
