@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -257,6 +258,13 @@ def test_pictures_without_captions_teach_none(captions: tuple[tuple[str, ...], .
         CapRecover().fit(knowledge(leaks(), pictures), torch.Generator())
     with pytest.raises(NotRunError, match="read=label learns from labels"):
         CapRecover(read="label").fit(knowledge(leaks(), pictures), torch.Generator())
+
+
+@pytest.mark.parametrize("read", ["label", "words"])
+def test_a_label_beyond_the_named_classes_is_refused(read: Literal["label", "words"]) -> None:
+    pictures = replace(captioned(labels=torch.arange(8)), captions=None, classes=("a", "b", "c"))
+    with pytest.raises(NotRunError, match="has label 3, and 3 classes are named"):
+        CapRecover(read=read).fit(knowledge(leaks(), pictures), torch.Generator())
 
 
 def test_labels_are_read_out(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def gather(examples: Examples, read: str, classes: Sequence[str] | None) -> Less
     Labels become captions (`a photo of NAME`) where words are wanted and pictures have none.
 
     Raises:
-        NotRunError: no picture has what is wanted.
+        NotRunError: no picture has what is wanted, or a label is none of the classes.
     """
     rows: list[Tensor] = []
     captions: list[tuple[str, ...]] = []
@@ -68,6 +68,11 @@ def gather(examples: Examples, read: str, classes: Sequence[str] | None) -> Less
         for index in range(len(leak)):
             own = _captions((leak, pictures), index)
             label = -1 if pictures.labels is None else int(pictures.labels[index])
+            if names and read != "caption" and label >= len(names):
+                raise NotRunError(
+                    f"caprecover:read={read}: a public picture has label {label}, and {len(names)} classes are named: "
+                    "name the classes of its pictures (folders, or `label` in their metadata.jsonl)"
+                )
             if not own and read == "words" and names and label >= 0:
                 own = (words.prompt(names[label]),)
             wanted = label >= 0 if read == "label" else bool(own)
