@@ -99,6 +99,7 @@ class Training:
             precision=self.precision,
             storage=self.storage,
             authors=self.authors,
+            compiled=True,
         )
 
 

@@ -318,3 +318,26 @@ def test_an_adapter_of_another_language_model_fetches_none(victim: str, tmp_path
     path = train(request_of(victim, tmp_path, steps=2)).path
     assert CapRecover(adapter=path).assets() == ("minilm", "minilm_tokenizer")
     assert CapRecover(adapter=tmp_path / "nowhere").assets()[0] == language.DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"precision": "fp16"}, "fp16 training needs a GPU"),
+        ({"accumulate": 0}, "accumulate is a number of at least 1, got 0"),
+        ({"steps": 0}, "steps is a number at least 1, got 0"),
+        ({"attack": f"{TINY},lr=0".replace("lr=0.005,", "")}, "lr is a number above 0, got 0"),
+        ({"attack": TINY.replace("width=32", "width=33")}, "33"),
+        ({"language": "no-such-folder/model"}, "no-such-folder/model"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_victim_runs(
+    victim: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], message: str
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    stages: list[str] = []
+    with pytest.raises(SeepageError, match=message) as caught:
+        train(request_of(victim, tmp_path, **changes), lambda stage, done, what: stages.append(stage))
+    assert len(str(caught.value).splitlines()) == 1
+    assert stages == []
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())

@@ -92,7 +92,7 @@ class Loop:
             CheckpointError: `folder` holds a run of another configuration, or one that is still at work.
             KeyboardInterrupt: the run was interrupted.
         """
-        self._require_sensible()
+        self.require_sensible()
         if not any(weight.requires_grad for weight in module.parameters()):
             raise TrainingError("there is nothing to train: no weight of the module requires a gradient")
         accelerator = prepared(self.precision, module)
@@ -107,7 +107,12 @@ class Loop:
         ):
             return run.go()
 
-    def _require_sensible(self) -> None:
+    def require_sensible(self) -> None:
+        """Refuse numbers that no run can have.
+
+        Raises:
+            TrainingError: the first of them, and what it may be.
+        """
         for name, least in (("steps", 1), ("accumulate", 1), ("every", 1), ("warmup", 0), ("clip", 0), ("decay", 0)):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= least):

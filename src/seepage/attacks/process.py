@@ -43,12 +43,22 @@ def prepared(precision: Precision, module: nn.Module) -> Accelerator:
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     # It remembers the first precision a process asked for; the group of processes has to stay.
     AcceleratorState._reset_state(reset_partial_state=not several)
-    if precision == "fp16" and device.type == "cpu" and not (several and torch.cuda.is_available()):
-        raise TrainingError("fp16 training needs a GPU: bf16 and fp32 run on a CPU")
+    require_precision(precision, device)
     try:
         return Accelerator(mixed_precision=_MIXED[precision], cpu=device.type == "cpu" and not several)
     except (ValueError, RuntimeError) as error:
         raise TrainingError(f"{precision} training cannot run here: {str(error).splitlines()[0]}") from error
+
+
+def require_precision(precision: Precision, device: torch.device) -> None:
+    """Refuse a precision that no training has on this device.
+
+    Raises:
+        TrainingError: it is fp16, and there is no GPU.
+    """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if precision == "fp16" and device.type == "cpu" and not (several and torch.cuda.is_available()):
+        raise TrainingError("fp16 training needs a GPU: bf16 and fp32 run on a CPU")
 
 
 def broadcast(accelerator: Accelerator, weights: Iterable[Tensor]) -> None:

@@ -78,7 +78,9 @@ class Watched:
 
     def _record(self, step: int, module: nn.Module, test: Test, known: dict[int, dict[str, float]]) -> None:
         module.eval()
-        with torch.no_grad():
+        # On the way and at the end alike: a step's mixed precision is not the test's.
+        kind = next(module.parameters()).device.type
+        with torch.no_grad(), torch.autocast(kind, enabled=False):
             known[step] = dict(test())
         module.train()
         with replacing(self.folder / _HELD) as part:

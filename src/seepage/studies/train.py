@@ -14,13 +14,14 @@ import torch
 
 from .. import registry
 from ..attacks.caprecover import adapter
+from ..attacks.caprecover.attack import CapRecover
 from ..attacks.caprecover.language import EXTRA
 from ..attacks.caprecover.presets import preset
 from ..attacks.decoder import Decoder, DecoderRecoverer
 from ..attacks.loop import Loop
 from ..attacks.parameters import require_sensible
 from ..attacks.probe import Probe, ProbeRecoverer
-from ..attacks.process import Precision
+from ..attacks.process import Precision, require_precision
 from ..attacks.trained import Origin
 from ..data.feature_cache import Stored
 from ..data.shown import MIRRORED
@@ -116,6 +117,7 @@ def train(request: TrainRequest, tell: Tell = lambda stage, done, what: None) ->
         KeyboardInterrupt: it was interrupted; the same request goes on from the last checkpoint.
     """
     attack, text = _learner(request)
+    _require_possible(request, attack)
     if request.output.is_dir():
         raise TrainRequestError(f"-o {request.output} is a folder; expected a file, such as adapter.safetensors")
     require_writable(request.output.parent)
@@ -243,6 +245,21 @@ def _learner(request: TrainRequest) -> tuple[Any, str]:
     if name == "caprecover" and importlib.util.find_spec("transformers") is None:
         raise TrainRequestError(f"training caprecover needs {EXTRA}")
     return attack, registry.spec("attack", attack)
+
+
+def _require_possible(request: TrainRequest, attack: Any) -> None:
+    """Refuse what would fail only after the victim had seen every picture.
+
+    Raises:
+        TrainingError: no steps can be made like that.
+        QFormerError, LanguageError, AssetError, PretrainedError, GgufError: what caprecover is made of cannot be had.
+    """
+    if isinstance(attack, Probe):
+        return
+    _loop(request, 1 if request.steps is None else request.steps, attack.lr).require_sensible()
+    require_precision(request.precision, torch.device(_device(request.device)))
+    if isinstance(attack, CapRecover):
+        Scheme(attack, None if request.preset is None else preset(request.preset), request.authors).require()
 
 
 def _loop(request: TrainRequest, steps: int, lr: float) -> Loop:

@@ -17,7 +17,7 @@ from ..attacks.caprecover.adapter import Header, Seen
 from ..attacks.caprecover.attack import CapRecover
 from ..attacks.caprecover.draws import draw, draw_alike
 from ..attacks.caprecover.fitting import Course
-from ..attacks.caprecover.language import DEFAULT, LanguageModel, load
+from ..attacks.caprecover.language import DEFAULT, LanguageModel, folder_of, load
 from ..attacks.caprecover.mapper import Standard
 from ..attacks.caprecover.model import CapRecoverModel, ModelConfig, configured
 from ..attacks.caprecover.presets import Preset, as_the_authors
@@ -49,6 +49,18 @@ class Scheme:
     def language(self) -> str:
         """The language model's name."""
         return self.attack.language or (DEFAULT if self.preset is None else self.preset.language)
+
+    def require(self) -> None:
+        """Refuse what cannot be had, before any work: it is asked for again when it is used.
+
+        Raises:
+            QFormerError, PretrainedError: what the Q-Former starts from, or its sizes.
+            LanguageError, AssetError, PretrainedError, GgufError: the language model.
+        """
+        if self.preset is None:
+            self.attack.qformer.sized()
+        if self.attack.read != "label":
+            folder_of(self.language)
 
     def course(self, pictures: int, steps: int | None) -> Course:
         """Return the stages for so many pictures, `steps` of the second where asked for; a preset aligns no longer."""
