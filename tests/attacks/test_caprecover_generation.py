@@ -7,7 +7,7 @@ import torch
 from tiny_language import CAPTIONS, save_language
 from torch import Tensor
 
-from seepage.attacks.caprecover.generation import Decode, captions, log_likelihood, write
+from seepage.attacks.caprecover.generation import Decode, captions, likeliest, log_likelihood, write
 from seepage.attacks.caprecover.language import LanguageModel, load
 
 
@@ -169,3 +169,25 @@ def test_other_language_models_count_places_on_from_the_prompt(typed: str) -> No
     after = torch.tensor([1, 0, 1])
     own = language.log_probabilities(prompt[after], tokens)
     assert torch.allclose(language.log_probabilities(prompt, tokens, after=after), own, atol=1e-5)
+
+
+def test_the_likeliest_tokens_are_those_of_the_whole_order() -> None:
+    """Whatever is left out has no share, also where many tokens are equally likely."""
+    dice = torch.Generator().manual_seed(0)
+    for wanted in (0.3, 0.9, 0.999, 1.0):
+        for round_off in (False, True):
+            shares = (4 * torch.randn(6, 400, generator=dice, dtype=torch.float64)).softmax(1)
+            if round_off:
+                shares = (shares * 64).round() / 64 + 1e-6
+                shares /= shares.sum(1, keepdim=True)
+            whole, order = torch.sort(shares, dim=1, descending=True, stable=True)
+            ranked, tokens = likeliest(shares, wanted, few=32)
+            kept = whole.cumsum(1) - whole < wanted
+            for row in range(6):
+                count = int(kept[row].sum())
+                assert torch.equal(tokens[row, :count], order[row, :count])
+                assert torch.equal(ranked[row, :count], whole[row, :count])
+                assert bool((ranked[row].cumsum(0) - ranked[row] >= wanted)[count:].all())
+    sharp = torch.zeros(1, 1000, dtype=torch.float64)
+    sharp[0, 7] = 1.0
+    assert likeliest(sharp, 0.9)[0].shape[1] < 1000
