@@ -36,10 +36,13 @@ class Encoder:
     @torch.no_grad()
     def encode(self, sentences: Sequence[str]) -> Float[Tensor, "n 384"]:
         """Return one unit vector a sentence, of its first 256 tokens; what is no valid text in one is left out."""
-        parts = [torch.empty(0, 384)]
-        for start in range(0, len(sentences), _BATCH):
-            parts.append(self._encode([readable(text) for text in sentences[start : start + _BATCH]]))
-        return torch.cat(parts)
+        vectors = torch.empty(len(sentences), 384)
+        # Side by side those of about one length: none waits for a much longer one.
+        order = sorted(range(len(sentences)), key=lambda place: len(sentences[place]))
+        for start in range(0, len(order), _BATCH):
+            some = order[start : start + _BATCH]
+            vectors[some] = self._encode([readable(sentences[place]) for place in some])
+        return vectors
 
     def _encode(self, sentences: list[str]) -> Tensor:
         read = self._tokenizer(sentences, padding=True, truncation=True, max_length=_MOST_TOKENS, return_tensors="pt")

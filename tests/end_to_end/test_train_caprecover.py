@@ -341,3 +341,41 @@ def test_what_cannot_work_is_refused_before_the_victim_runs(
     assert len(str(caught.value).splitlines()) == 1
     assert stages == []
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_a_training_begins_as_an_adapter_of_other_layers(seepage: Run, victim: str, tmp_path: Path) -> None:
+    """What speaks is taken over: before the first step it says more than one drawn at random."""
+    first = train(replace(request_of(victim, tmp_path, "first", language=WIDER), layers=("mix",)))
+    more = pictures(tmp_path / "more", 12, 2)
+
+    def asked(name: str, **changes: object) -> TrainRequest:
+        request = request_of(victim, tmp_path, name, language=WIDER, steps=2, **changes)
+        attack = "caprecover:align=0,lr=0.000001" if "begin" in changes else TINY
+        return replace(request, attack=attack, layers=("wide",), public=str(more))
+
+    begun = train(asked("begun", begin=first.path))
+    drawn = train(asked("drawn"))
+    held = {one.path.stem: one.record["stages"][-1]["held"]["no features"][0][1] for one in (begun, drawn)}
+    assert held["begun"] < held["drawn"] - 0.5
+    before, after = (adapter.read(one.path) for one in (first, begun))
+    assert tuple(after[1].layers) == ("wide",)
+    assert after[1].train.hashes > before[1].train.hashes
+    assert "begun as an adapter of" in after[1].trained_on
+    weights = [model.state_dict() for model, _ in (before, after)]
+    shared = [key for key in weights[0] if key.startswith(("qformer.", "speech."))]
+    assert shared
+    for key in shared:
+        torch.testing.assert_close(weights[1][key], weights[0][key], atol=2e-3, rtol=2e-3)
+
+    mine = ("train", "--layer", "wide", "--public", more, "--begin", first.path, "-o", tmp_path / "no.safetensors")
+    for words, message in [
+        (["caprecover:width=64", victim, "--select", tmp_path / "held"], "has its own width: name it without"),
+        (["caprecover", victim, "--authors", "--select", tmp_path / "held"], "--begin is for caprecover, without"),
+        (["probe", victim], "--begin is for caprecover, without --preset and --authors"),
+        (["caprecover", victim, "--select", tmp_path / "held", "--language", LANGUAGE], "name the same with --language"),
+        (["caprecover", victim, "--select", tmp_path / "public"], "learned from 24 of the pictures that are held out"),
+        (["caprecover", victim, "--begin", tmp_path / "none"], "no adapter"),
+    ]:
+        code, _, error = seepage(*mine, *words)
+        assert (code, message in error, len(error.strip().splitlines())) == (2, True, 1), error
+    assert not (tmp_path / "no.safetensors").exists()

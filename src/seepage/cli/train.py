@@ -32,6 +32,10 @@ def train(
     language: Annotated[str | None, typer.Option(help="caprecover's language model; smollm2 unless told")] = None,
     preset: Annotated[str | None, typer.Option(help="one of the paper's configurations of caprecover")] = None,
     authors: Annotated[bool, typer.Option("--authors", help="train caprecover as its authors' code does")] = False,
+    begin: Annotated[
+        Path | None,
+        typer.Option(help="an adapter of caprecover's to go on from, of any victim, or zoo/NAME"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
     limit: Annotated[int | None, typer.Option(help="use N pictures of --public, spread over their labels")] = None,
     size: Annotated[int | None, typer.Option(help="input size in pixels, where the victim allows another")] = None,
@@ -80,6 +84,7 @@ def train(
         crops=crops,
         preset=preset,
         authors=authors,
+        begin=begin,
         compiled=compiled,
     )
     fetch_for(victim)

@@ -30,6 +30,7 @@ from ..pictures import remembered
 from ..registry import suggest
 from ..types import Progress, SeepageError
 from ..victims import bottleneck
+from .begun import Begun
 from .hiding import TrainedDefense
 from .material import Material, MaterialError, Part, material, sources
 from .outcome import Outcome
@@ -43,7 +44,8 @@ DEFENSE = "defense"
 LEARNED = ("caprecover", "decoder", DEFENSE, "probe")
 EFFORTS = ("quick", "standard", "full")
 _WARM = 20
-_PRESETS_OWN = ("align", "batch", "lr", "width", "layers", "heads", "queries", "start", "most")
+_SIZES = ("width", "layers", "heads", "queries", "start", "most")
+_PRESETS_OWN = ("align", "batch", "lr", *_SIZES)
 
 Tell = Callable[[str, float, str], None]
 """Called with a stage's name, the fraction of it that is done, and a word."""
@@ -59,7 +61,8 @@ class TrainRequest:
 
     Without `select` one in five of `public` is held out by its hash. `steps` wins over `effort`. `stored` is how
     features are kept, `storage` how an adapter's weights are. Of caprecover alone, `preset` names one of the paper's
-    configurations and `authors` trains as their code does: one pooled token, padding in the loss, no alignment. With
+    configurations and `authors` trains as their code does: one pooled token, padding in the loss, no alignment, and
+    `begin` is an adapter of any victim to go on from, whose sizes and language model hold. With
     `flips` mirror images are learned from too, and `crops` random parts of every picture; not by probes. `compiled`
     has torch.compile make caprecover's language model faster.
     """
@@ -85,6 +88,7 @@ class TrainRequest:
     crops: int = 0
     preset: str | None = None
     authors: bool = False
+    begin: Path | None = None
     compiled: bool = False
 
     @property
@@ -117,7 +121,8 @@ def train(request: TrainRequest, tell: Tell = lambda stage, done, what: None) ->
         KeyboardInterrupt: it was interrupted; the same request goes on from the last checkpoint.
     """
     attack, text = _learner(request)
-    _require_possible(request, attack)
+    scheme = _scheme(request, attack) if isinstance(attack, CapRecover) else None
+    _require_possible(request, attack, scheme)
     if request.output.is_dir():
         raise TrainRequestError(f"-o {request.output} is a folder; expected a file, such as adapter.safetensors")
     require_writable(request.output.parent)
@@ -136,11 +141,12 @@ def train(request: TrainRequest, tell: Tell = lambda stage, done, what: None) ->
         progress=lambda done, what: tell("features", done, what),
     )
     header = _header(request, text, have)
+    header |= {} if scheme is None or scheme.begun is None else {"begun": scheme.begun.sha256}
 
     def advance(stage: str) -> Progress:
         return lambda done, what: tell(stage, done, what)
 
-    outcome = _taught(request, attack, text, have, header, advance)
+    outcome = _taught(request, scheme or attack, text, have, header, advance)
     record = _record(request, text, have, outcome)
     if first_process():
         with replacing(request.record) as part:
@@ -157,7 +163,7 @@ def _taught(
     header: dict[str, Any],
     advance: Callable[[str], Progress],
 ) -> Outcome:
-    """Train by the attack's own kind, and write what came of it."""
+    """Train by the attack's own kind, CapRecover by its scheme, and write what came of it."""
     recoverer: ProbeRecoverer | DecoderRecoverer
     if isinstance(attack, Probe):
         recoverer, outcome = train_probe(attack, text, have, request.seed, advance("probe"))
@@ -175,9 +181,8 @@ def _taught(
     else:
         # The language model is frozen: where half the bits are computed with, it is kept in them.
         half = request.precision == "bf16"
-        chosen = None if request.preset is None else preset(request.preset)
         model, said, outcome = train_caprecover(
-            Scheme(attack, chosen, request.authors),
+            attack,
             have,
             request.steps,
             lambda steps, lr: _loop(request, steps, lr),
@@ -221,6 +226,12 @@ def _learner(request: TrainRequest) -> tuple[Any, str]:
         raise TrainRequestError(f"--preset and --authors are caprecover's alone, not a {name}'s")
     if name != "caprecover" and request.compiled:
         raise TrainRequestError(f"--compile is for caprecover's language model: a {name} has none")
+    if request.begin is not None:
+        if name != "caprecover" or request.preset is not None or request.authors:
+            raise TrainRequestError("--begin is for caprecover, without --preset and --authors")
+        typed = [key for key in given if key in _SIZES]
+        if typed:
+            raise TrainRequestError(f"--begin {request.begin} has its own {', '.join(typed)}: name it without")
     if request.preset is not None:
         preset(request.preset)  # which refuses a name that is none, before the work
         typed = [key for key in given if key in _PRESETS_OWN]
@@ -247,7 +258,17 @@ def _learner(request: TrainRequest) -> tuple[Any, str]:
     return attack, registry.spec("attack", attack)
 
 
-def _require_possible(request: TrainRequest, attack: Any) -> None:
+def _scheme(request: TrainRequest, attack: CapRecover) -> Scheme:
+    """Return how CapRecover is trained.
+
+    Raises:
+        AdapterError: what it is to begin as cannot be read.
+    """
+    begun = None if request.begin is None else Begun.of(request.begin)
+    return Scheme(attack, None if request.preset is None else preset(request.preset), request.authors, begun)
+
+
+def _require_possible(request: TrainRequest, attack: Any, scheme: Scheme | None) -> None:
     """Refuse what would fail only after the victim had seen every picture.
 
     Raises:
@@ -258,8 +279,8 @@ def _require_possible(request: TrainRequest, attack: Any) -> None:
         return
     _loop(request, 1 if request.steps is None else request.steps, attack.lr).require_sensible()
     require_precision(request.precision, torch.device(_device(request.device)))
-    if isinstance(attack, CapRecover):
-        Scheme(attack, None if request.preset is None else preset(request.preset), request.authors).require()
+    if scheme is not None:
+        scheme.require()
 
 
 def _loop(request: TrainRequest, steps: int, lr: float) -> Loop:
@@ -294,6 +315,7 @@ def _record(request: TrainRequest, text: str, have: Material, outcome: Outcome) 
     facts = [
         ["attack", text],
         *([["preset", f"{request.preset}, whose sizes and course hold"]] if request.preset is not None else []),
+        *([["begun as", f"{request.begin}, whose sizes hold"]] if request.begin is not None else []),
         ["victim", f"{have.victim.name} (weights {have.victim.weights_sha256[:12]})"],
         ["layers", ", ".join(have.splits)],
         ["trained on", _told(learned)],

@@ -24,6 +24,7 @@ from ..attacks.caprecover.presets import Preset, as_the_authors
 from ..attacks.loop import Loop
 from ..metrics.constants import best_caption, commonest
 from ..types import Progress
+from .begun import Begun
 from .captioned import Captioned, Sentences
 from .material import LEAST, Material, MaterialError
 from .outcome import Outcome, percent
@@ -39,16 +40,23 @@ LoopOf = Callable[[int, float], Loop]
 
 @dataclass(frozen=True)
 class Scheme:
-    """How CapRecover is trained: by the attack's own parameters, or by a preset's; `authors` is their code's scheme."""
+    """How CapRecover is trained: by the attack's own parameters, or by a preset's; `authors` is their code's scheme.
+
+    With `begun` the network is an adapter's and goes on from its weights.
+    """
 
     attack: CapRecover
     preset: Preset | None = None
     authors: bool = False
+    begun: Begun | None = None
 
     @property
     def language(self) -> str:
         """The language model's name."""
-        return self.attack.language or (DEFAULT if self.preset is None else self.preset.language)
+        known = self.preset.language if self.preset is not None else DEFAULT
+        if self.begun is not None:
+            known = self.begun.header.config.language or known
+        return self.attack.language or known
 
     def require(self) -> None:
         """Refuse what cannot be had, before any work: it is asked for again when it is used.
@@ -57,7 +65,7 @@ class Scheme:
             QFormerError, PretrainedError: what the Q-Former starts from, or its sizes.
             LanguageError, AssetError, PretrainedError, GgufError: the language model.
         """
-        if self.preset is None:
+        if self.preset is None and self.begun is None:
             self.attack.qformer.sized()
         if self.attack.read != "label":
             folder_of(self.language)
@@ -78,6 +86,8 @@ class Scheme:
         Raises:
             QFormerError, PretrainedError: what it starts from cannot be had.
         """
+        if self.begun is not None:
+            return self.begun.config(classes, self.attack.hide)
         if self.preset is not None and language is not None:
             config = replace(self.preset.config(language), classes=classes, hide=self.attack.hide)
         else:
@@ -109,6 +119,7 @@ def train_caprecover(
     step. `compiled` has torch.compile make the language model's part of a step faster.
 
     Raises:
+        AdapterError: what it begins as speaks through another language model, or knows the held-out pictures.
         MaterialError: pictures have neither captions nor labels.
         LanguageError, AssetError, PretrainedError, QFormerError: what is trained with cannot be had.
         TrainingError, CheckpointError: as `Loop.run` does.
@@ -130,6 +141,8 @@ def train_caprecover(
         )
     seed, device = int(str(header["seed"])), next(iter(material.splits.values())).device
     language = load(scheme.language, device, dtype) if train.spoken else None
+    if scheme.begun is not None:
+        scheme.begun.require(language, select)
     model = _network(scheme, material, train, language, seed).to(device)
     whole = {**header, "language_sha256": "" if language is None else language.sha256, **model.said()}
     course = scheme.course(len(train.rows), steps)
@@ -146,7 +159,7 @@ def train_caprecover(
         stages.append(run.align(loop_of(course.align, course.align_lr), held, whole, folder, advance("align")))
     with language.compiled() if compiled and language is not None else nullcontext():
         stages.append(run.speak(loop_of(course.steps, course.lr), whole, folder, advance("speak")))
-    said = _header(material, train, select, model, language, seed, course)
+    said = _header(material, train, select, model, language, seed, course, scheme.begun)
     rows, scores = run.rows(said.label)
     outcome = Outcome(
         tuple(stages), _title(said), ("features", "nats a token", "top-1", "pictures"), rows, (train.part, select.part)
@@ -160,7 +173,10 @@ def _network(
     config = scheme.config(language, train.classes)
     shapes = {layer: train.part.features[layer].shape for layer in material.splits}
     model = CapRecoverModel(config, shapes, seed)
-    model.begin()
+    if scheme.begun is None:
+        model.begin()
+    else:
+        scheme.begun.give(model, material.train.source.classes)
     for layer, shape in shapes.items():
         standard = Standard(shape)
         for features in train.part.batches(layer):
@@ -348,6 +364,7 @@ def _header(
     language: LanguageModel | None,
     seed: int,
     course: Course,
+    begun: Begun | None,
 ) -> Header:
     split = next(iter(material.splits.values()))
     sources = material.train.source, material.select.source
@@ -355,18 +372,22 @@ def _header(
         Seen.of(source.manifest_sha256(), part.part.hashes())
         for source, part in zip(sources, (train, select), strict=True)
     ]
+    told = f"{len(train.rows)} pictures of {sources[0].name}, {course.align} + {course.steps} steps"
+    if begun is not None:
+        seen = list(begun.seen(*seen))
+        told += f", begun as an adapter of {begun.header.victim} ({begun.header.trained_on})"
     return Header(
         split.name,
         split.weights_sha256,
         model.layers,
         model.config,
         "" if language is None else language.sha256,
-        aligned=course.align > 0,
+        aligned=course.align > 0 or (begun is not None and begun.header.aligned),
         caption="" if language is None else best_caption(train.captions),
         label=commonest([label if label >= 0 else None for label in map(train.label, train.rows)]),
         classes=material.train.source.classes,
         seed=seed,
-        trained_on=f"{len(train.rows)} pictures of {sources[0].name}, {course.align} + {course.steps} steps",
+        trained_on=told,
         train=seen[0],
         select=seen[1],
     )
