@@ -1,6 +1,6 @@
 """CapRecover's training as its authors' code does it, and as it is done here, against the clock.
 
-    SEEPAGE_DATA=... python benchmarks/authors.py [--layer features.3] [--seconds 7200] [--pictures N] [--fresh]
+    SEEPAGE_DATA=... python benchmarks/authors.py [--layer features.3] [--seconds 7200] [--begin ADAPTER] [--fresh]
 
 Two networks of one size learn captions of Flickr8k's train split from MobileNetV2 at one cut, one after the other in
 one run, alone on the machine, from the same seed, at the same rate and batch, under the same frozen language model in
@@ -13,8 +13,10 @@ stops at a fifth of SECONDS. The rate falls along a cosine of each one's time. O
 describe 500 photographs of the dev split: CIDEr-D over them, words weighed by the dev split's references. A run that is
 killed goes on where its clock stood five minutes before at most, unless `--fresh`; what ours learned is learned anew.
 At the last cut, features.17, nothing is left between the two after 5,000 steps (`captions.py`), and most of a step is
-the language model's, alike for both: there a fifth of the time is too little.
-Writes `results/authors_LAYER.md` and `.json`.
+the language model's, alike for both: there a fifth of the time is too little. With `--begin zoo/mobilenet_v2` ours goes
+on from the adapter that ships, which has learned from the same pictures, 1,200 and 5,000 steps, at the last cut; what
+that took is not on its clock, and the table says so.
+Writes `results/authors_LAYER.md` and `.json`, with `_begun` behind the layer's name where ours went on from another.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ from seepage.attacks.caprecover.qformer import QFormerConfig
 from seepage.audit.statistics import describe, paired_difference
 from seepage.metrics import Cider
 from seepage.metrics.sentences import Pair
+from seepage.studies.begun import Begun
 from seepage.studies.captioned import Captioned, Sentences
 from seepage.studies.material import Material, material, sources
 
@@ -123,11 +126,16 @@ class Bench:
         return Cider().scores(pairs, tuple(references.values()))
 
 
-def network(bench: Bench, *, authors: bool) -> CapRecoverModel:
-    """Return a network that has learned the features' moments alone."""
+def network(bench: Bench, *, authors: bool, begin: Path | None = None) -> CapRecoverModel:
+    """Return a network that has learned the features' moments alone, and else what it begins as has."""
     config = configured(ModelConfig(QFormerConfig().sized()), bench.language)
     config = as_the_authors(config, Course())[0] if authors else config
+    begun = None if begin is None else Begun.of(begin)
+    config = config if begun is None else begun.config(0, 0.0)
     model = CapRecoverModel(config, {bench.layer: bench.train.part.features[bench.layer].shape}, SEED).train()
+    if begun is not None:
+        begun.require(bench.language, bench.select)
+        begun.give(model, None)
     standard = Standard(model.layers[bench.layer])
     for features in bench.train.part.batches(bench.layer):
         standard.add(features)
@@ -212,12 +220,11 @@ def theirs(bench: Bench, seconds: float, kept: Path, say: Say) -> None:
     learn(model, loss, RATE, clock, seconds, LOOKS, look, kept)
 
 
-def ours(bench: Bench, begun: Clock, seconds: float, folder: Path, say: Say) -> None:
+def ours(bench: Bench, clock: Clock, seconds: float, folder: Path, begin: Path | None, say: Say) -> None:
     """Learn as `seepage train caprecover` does; the clock has run since before the victim did."""
-    clock = begun
     clock.go()
     vectors = Sentences.of(bench.train, folder / "train.safetensors", lambda done, what: None)
-    model, features = network(bench, authors=False), bench.train.part.features[bench.layer]
+    model, features = network(bench, authors=False, begin=begin), bench.train.part.features[bench.layer]
     clock.stop()
     warm_up(bench, model)
     clock.go()
@@ -244,12 +251,13 @@ def ours(bench: Bench, begun: Clock, seconds: float, folder: Path, say: Say) -> 
     learn(model, speak, RATE, clock, seconds, LOOKS, look)
 
 
-def main(layer: str, seconds: float, pictures: int | None, results: Path, fresh: bool) -> None:
+def main(layer: str, seconds: float, pictures: int | None, begin: Path | None, results: Path, fresh: bool) -> None:
     """Let both learn and write what they said when."""
     if "SEEPAGE_DATA" not in os.environ:
         raise SystemExit("authors: set SEEPAGE_DATA to the folder with flickr8k_images.tar and flickr8k_text.tgz")
     root, own = os.environ["SEEPAGE_DATA"], assets.home()
-    folder = own / "benchmarks" / f"authors-{layer}-{seconds:.0f}{f'-{pictures}' if pictures else ''}"
+    name = f"authors-{layer}-{seconds:.0f}{f'-{pictures}' if pictures else ''}{'-begun' if begin else ''}"
+    folder = own / "benchmarks" / name
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -275,14 +283,14 @@ def main(layer: str, seconds: float, pictures: int | None, results: Path, fresh:
                     have = material(VICTIM, (layer,), parts)
                     print(f"{datetime.now(UTC):%H:%M:%S} the victim ran once: {clock.stop():.0f} s", flush=True)
                     bench = Bench(have, Captioned.of(have.train), Captioned.of(have.select), language, layer)
-                    ours(bench, clock, SHARE * seconds, Path(empty), say)
+                    ours(bench, clock, SHARE * seconds, Path(empty), begin, say)
             learned.write_text(json.dumps(found))
         if kept.exists():
             until = torch.load(kept, weights_only=True)["spent"]
             found += [one for one in json.loads(known.read_text())[len(found) :] if one["seconds"] <= until]
         have = material(VICTIM, (layer,), parts)
         theirs(Bench(have, Captioned.of(have.train), Captioned.of(have.select), language, layer), seconds, kept, say)
-    write_tables(found, layer, seconds, results)
+    write_tables(found, layer, seconds, begin, results)
 
 
 def warm_up(bench: Bench, model: CapRecoverModel) -> None:
@@ -300,23 +308,25 @@ def warm_up(bench: Bench, model: CapRecoverModel) -> None:
     model.zero_grad()
 
 
-def write_tables(found: Sequence[dict[str, Any]], layer: str, seconds: float, results: Path) -> None:
+def write_tables(
+    found: Sequence[dict[str, Any]], layer: str, seconds: float, begin: Path | None, results: Path
+) -> None:
     """Write both files."""
     last = {who: next(one for one in reversed(found) if one["who"] == who) for who in ("authors", "ours")}
     goal, spent = mean(last["authors"]["cider"]), last["authors"]["seconds"]
     met = next((one for one in found if one["who"] == "ours" and mean(one["cider"]) >= goal), None)
     more, low, high = paired_difference(last["authors"]["cider"], last["ours"]["cider"])
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    stamp = (
-        f"`python benchmarks/authors.py --layer {layer} --seconds {seconds:.0f}`, {machine}, torch {torch.__version__}"
-    )
+    asked = f"--layer {layer} --seconds {seconds:.0f}{f' --begin {begin}' if begin else ''}"
+    stamp = f"`python benchmarks/authors.py {asked}`, {machine}, torch {torch.__version__}"
     said = f"The authors' scheme ends at CIDEr {goal:.3f} after {spent:.0f} s; ours is " + (
         f"there after {met['seconds']:.0f} s, {spent / met['seconds']:.1f} times sooner."
         if met
         else "not there after a fifth of the time."
     )
+    origin = "" if begin is None else f" Ours went on from {begin}, {Begun.of(begin).header.trained_on}, not counted."
     lines = [
-        f"{stamp}, {datetime.now(UTC):%Y-%m-%d}.",
+        f"{stamp}, {datetime.now(UTC):%Y-%m-%d}.{origin}",
         "",
         f"{said} At its end, after {last['ours']['seconds']:.0f} s, ours scores {more:+.3f} [{low:+.3f}, {high:+.3f}] "
         f"against theirs at its own end, on the same {len(last['ours']['cider'])} photographs.",
@@ -328,7 +338,7 @@ def write_tables(found: Sequence[dict[str, Any]], layer: str, seconds: float, re
         stats = describe(one["cider"], higher_leaks=True)
         interval = f"{stats.mean:.3f} [{stats.ci_low:.3f}, {stats.ci_high:.3f}]"
         lines.append(f"| {one['who']} | {one['step']} | {one['seconds']:.0f} | {interval} |")
-    name = f"authors_{layer.replace('.', '')}"
+    name = f"authors_{layer.replace('.', '')}{'_begun' if begin else ''}"
     (results / f"{name}.md").write_text("\n".join([*lines, ""]))
     rows = [{**one, "cider": mean(one["cider"])} for one in found]
     (results / f"{name}.json").write_text(json.dumps({"stamp": stamp, "rows": rows}, indent=1) + "\n")
@@ -339,7 +349,8 @@ if __name__ == "__main__":
     parser.add_argument("--layer", default="features.3", help="where MobileNetV2 is cut")
     parser.add_argument("--seconds", type=float, default=7200.0, help="what the authors' scheme has")
     parser.add_argument("--pictures", type=int, help="learn from so many pictures alone: for a try")
+    parser.add_argument("--begin", type=Path, help="an adapter that ours goes on from")
     parser.add_argument("--fresh", action="store_true", help="begin anew")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="where the tables go")
     given = parser.parse_args()
-    main(given.layer, given.seconds, given.pictures, given.output, given.fresh)
+    main(given.layer, given.seconds, given.pictures, given.begin, given.output, given.fresh)
