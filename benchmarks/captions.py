@@ -7,10 +7,11 @@ kill loses nothing and the same command goes on; the tables are written after ev
 settings were chosen on the dev split. Decoding is greedy but for the row that says beam. `nearest` answers with a
 caption of the train split. `authors` is the scheme of the published code (one pooled token, padding in the loss, no
 alignment) with as many steps of generation as the row beside it. `begun` went on from the adapter that ships for
-MobileNetV2's last cut, by 300 steps of either stage; the row beside it had as many and began anew. A second table says how captions read, beside the
-first human caption of each photograph. Writes `results/captions.md`, `.json` and `docs/_static/captions_by_depth.svg`;
-`--sheet` also writes a page of twenty test photographs, drawn by seed, with what was recovered of each; it shows the
-photographs, which are not ours to pass on. `results/captions_examples.md` has the same twenty by name.
+MobileNetV2's last cut, by 300 steps of either stage; the row beside it had as many and began anew. A second table says
+how captions read, beside the first human caption of each photograph. Writes `results/captions.md`, `.json` and
+`docs/_static/captions_by_depth.svg`; `--sheet` also writes a page of twenty test photographs, drawn by seed, with what
+was recovered of each; it shows the photographs, which are not ours to pass on. `results/captions_examples.md` has the
+same twenty by name.
 """
 
 from __future__ import annotations
