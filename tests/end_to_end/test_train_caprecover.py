@@ -372,7 +372,7 @@ def test_a_training_begins_as_an_adapter_of_other_layers(seepage: Run, victim: s
         (["caprecover:width=64", victim, "--select", tmp_path / "held"], "has its own width: name it without"),
         (["caprecover", victim, "--authors", "--select", tmp_path / "held"], "--begin is for caprecover, without"),
         (["probe", victim], "--begin is for caprecover, without --preset and --authors"),
-        (["caprecover", victim, "--select", tmp_path / "held", "--language", LANGUAGE], "name the same with --language"),
+        (["caprecover", victim, "--select", tmp_path / "held", "--language", LANGUAGE], "name the same with"),
         (["caprecover", victim, "--select", tmp_path / "public"], "learned from 24 of the pictures that are held out"),
         (["caprecover", victim, "--begin", tmp_path / "none"], "no adapter"),
     ]:
