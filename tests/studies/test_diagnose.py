@@ -148,10 +148,14 @@ def test_a_shortcut_that_reshapes_is_taken_before_the_noise(name: str, shortcut:
     assert found["maxpool" if "resnet18" in name else "linear"] is None
 
 
-def test_another_seed_is_another_picture(victim: str) -> None:
-    loaded = victims.load(victim)
-    first, again, other = (diagnose(loaded, seed=seed)[0].copy_noise for seed in (0, 0, 1))
-    assert first == again != other
+def test_another_seed_is_another_picture() -> None:
+    loaded = victims.load("zoo/cifar_resnet20")
+    first, again, other = (
+        [block.copy_noise for block in diagnose(loaded, steps=2, seed=seed) if block.copy_noise is not None]
+        for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert any(abs(one - another) > 0.01 * one for one, another in zip(first, other, strict=True))
 
 
 def test_the_command_prints_it(victim: str, capsys: pytest.CaptureFixture[str]) -> None:
