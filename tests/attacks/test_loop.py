@@ -145,7 +145,7 @@ def test_long_gradients_are_shortened(tmp_path: Path) -> None:
     assert torch.allclose(moment(0.0, tmp_path / "b"), torch.tensor([[3.0, 4.0]]), atol=1e-4)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_killed_run_goes_on_bit_for_bit(tmp_path: Path, precision: str) -> None:
     """Dropout, batch norm's statistics and Adam's memory included: kill -9 in the middle changes no bit."""
     whole = start(tmp_path, "whole", "whole.safetensors", precision=precision)

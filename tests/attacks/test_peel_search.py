@@ -109,6 +109,7 @@ def test_a_search_comes_back_where_the_walk_alone_does_not(fitted, together):
     assert SEARCH.budget > Peel(passes=SEARCH.passes).budget
 
 
+@pytest.mark.slow
 def test_rows_are_apart_and_what_is_saved_recovers_the_same(fitted, together, tmp_path):
     prefix, recoverer = fitted
     row = prefix.leak(pictures(2)).rows(1, 2)
@@ -150,6 +151,7 @@ def test_a_search_goes_with_no_other_form():
         Peel(start="search", form="penalty").fit(Knowledge(SHAPE, network()), torch.Generator())
 
 
+@pytest.mark.slow
 def test_a_row_that_breaks_on_the_way_fails_and_the_others_go_on(fitted):
     prefix, recoverer = fitted
     truth = pictures(2)

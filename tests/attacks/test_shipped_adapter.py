@@ -51,6 +51,7 @@ def test_it_is_named_by_its_victim() -> None:
     assert adapter.ready_for("zoo/mobilenet_v2@elsewhere") == ()
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_every_depth_is_read_where_it_is_cut(tmp_path: Path) -> None:
     """Black-box: no layer of the victim is run by who reads."""

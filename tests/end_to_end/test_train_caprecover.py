@@ -180,7 +180,7 @@ def test_captions_alone_are_enough(victim: str, tmp_path: Path) -> None:
 def test_bad_input_is_one_line_and_nothing_is_written(seepage: Run, victim: str, tmp_path: Path) -> None:
     request = request_of(victim, tmp_path)
     bare = pictures(tmp_path / "bare", 24, 3, captions=False, labels=False)
-    words = ["train", TINY, victim, "--layer", "mix", "--public"]
+    words = ["train", TINY, victim, "--language", LANGUAGE, "--layer", "mix", "--public"]
     target = tmp_path / "out" / "a.safetensors"
     for more, message in (
         ([bare], "too few pictures of bare have captions or labels"),
