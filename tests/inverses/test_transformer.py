@@ -138,6 +138,26 @@ def test_a_strong_block_needs_its_known_token_and_a_start_nearby():
     assert float((sought.x - x).norm() / x.norm()) > float((held.x - x).norm() / x.norm())
 
 
+def test_halves_are_solved_in_float64_whose_rounding_a_strong_block_blows_up():
+    module, x = timm_block(2.0), drawn((2, 9, 24), 1)
+    y = module(x)
+    found = Transformer().invert(segment(module), Target(y, x + 0.02 * drawn(x.shape, 3)), 2400)
+    assert found.x.dtype == y.dtype
+    assert float((found.x - x).norm() / x.norm()) < 5e-6
+
+
+def test_tokens_that_newton_leads_astray_are_solved_from_the_start_again():
+    """Attention adds nothing here: each token is a problem of its own, and most are too strong for Newton's method."""
+    module, x = timm_block(3.0), drawn((1, 100, 24), 1)
+    module.attn.proj.weight.data.zero_()
+    module.attn.proj.bias.data.zero_()
+    y = module(x)
+    block = Segment("block", "transformer", module, (100, 24), (100, 24))
+    found = Transformer().invert(block, Target(y, x + 0.1 * drawn(x.shape, 3)), 1200)
+    right = (found.x - x)[0].norm(dim=1) <= 1e-5 * x[0].norm(dim=1)
+    assert int(right.sum()) >= 80
+
+
 class Relative(nn.Module):
     """Attention that knows by how far tokens are apart, and so takes no fewer of them."""
 

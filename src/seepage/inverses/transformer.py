@@ -16,7 +16,7 @@ from ..solvers import DenseMarquardt, NewtonKrylov, Solution
 from ..types import Segment, Status
 from .halves import Halves, halves
 from .identity_residual import IdentityResidual
-from .rule import Target, better, sizes, unknowns
+from .rule import Target, better, in_double, sizes, unknowns
 
 # A step takes at most so many products: of one token's equations, and of all tokens'.
 _TOKEN, _ALL = 60, 100
@@ -24,8 +24,12 @@ _STEPS, _EXACT_STEPS = 12, 14
 _LARGEST = 2048
 # Where tokens miss more than this of what they gave, Newton's method is on no way to an answer.
 _NEAR = 5e-2
-# Newton's first steps may take one pass in so many, and one in so many is kept for attention.
-_EARLY, _LATE = 3, 6
+# Newton's first steps may take one pass in so many, and no more than so many: what they can solve is solved by then.
+_EARLY, _ENOUGH = 3, 100
+# One pass in so many is kept for attention.
+_LATE = 6
+# A half is solved to this part of the tolerance, in float64: what it misses comes back many times over.
+_WITHIN = 1e-2
 # What a look at the block, the judgement and Newton's last steps may take beside, and too few passes to begin with.
 _OVERHEAD, _FEWEST = 16, 24
 
@@ -35,9 +39,10 @@ _OVERHEAD, _FEWEST = 16, 24
 class Transformer:
     """Undo u + mlp(norm u) = y token by token, then x + attention(norm x) = u (Vaswani et al. 2017, pre-norm).
 
-    Both are as many equations as unknowns, solved by Newton's method with GMRES from the target's start. A token's own
-    are few: most are had in a handful of products, and those whose condition is bad are solved exactly afterwards
-    (`DenseMarquardt`), as far as the passes reach. A run of a half for all tokens is half a pass. Tokens that are
+    Both are as many equations as unknowns, solved by Newton's method with GMRES from the target's start, in float64: a
+    token's condition is in the hundreds. A token's own equations are few: some tokens are had in a handful of products,
+    and the others are solved exactly from the start again (`DenseMarquardt`), as far as the passes reach: where
+    Newton's method was led astray is no place to begin. A run of a half for all tokens is half a pass. Tokens that are
     known, such as a class token before the first block, are held, and what the block made of them is not asked for.
     Blocks without such halves and outputs that are not exact go by the rule for other residuals, and pictures that are
     left do so with the passes that are left. `tolerance` is relative to what each half gave.
@@ -60,12 +65,14 @@ class Transformer:
         free, left = _free(target), passes - _OVERHEAD
         if not target.identified or not bool(free.any()) or left < _FEWEST:
             return other.invert(segment, target, passes)
-        parts = halves(segment.module, _like(segment).to(target.start)) if other.fits(segment) else None
+        parts = None
+        if other.fits(segment):
+            parts = halves(in_double(segment).module, _like(segment).to(target.start).double())
         if parts is None:
             return other.invert(segment, target, passes)
-        early, late = left // _EARLY, left // _LATE
-        tokens = _Tokens.of(parts, target, free, early, self.tolerance)
-        tokens.solve_exactly(left - late, self.tolerance)
+        early, late = min(left // _EARLY, _ENOUGH), left // _LATE
+        tokens = _Tokens.of(parts, target, free, early, _WITHIN * self.tolerance)
+        tokens.solve_exactly(left - late, _WITHIN * self.tolerance)
         found = self._attention(segment, parts, target, tokens, late)
         ended = torch.tensor([status.kind != "stopped" for status in found.status], device=found.residual.device)
         rows = (~ended).nonzero().flatten()
@@ -74,7 +81,7 @@ class Transformer:
 
     def _attention(self, segment: Segment, parts: Halves, target: Target, tokens: _Tokens, passes: int) -> Solution:
         """Return what the first half was given, judged by the whole block. Rows that are not near stay at the start."""
-        free, between, held = tokens.free, tokens.between, target.start
+        free, between, held = tokens.free, tokens.between, target.start.double()
 
         def placed(x: Tensor, whole: Tensor) -> Tensor:
             whole = whole.clone()
@@ -91,12 +98,13 @@ class Transformer:
             inner = max(min(_ALL, passes), 1)
             wanted = between[near][:, free]
             z = (held[near], wanted, sizes(wanted))
-            newton = NewtonKrylov(_STEPS, inner, self.tolerance, passes=max(2 * passes - inner, 1))
+            newton = NewtonKrylov(_STEPS, inner, _WITHIN * self.tolerance, passes=max(2 * passes - inner, 1))
             solved = newton.solve(residual, held[near][:, free], z)
             found[near] = placed(unknowns(solved), held[near])
             passed[near] += (solved.passes + 1) // 2
         sound = torch.isfinite(target.features).flatten(1).all(1) & torch.isfinite(held).flatten(1).all(1)
         with torch.no_grad():
+            found = found.to(target.start.dtype)
             off = (segment.module(found) - target.features)[:, free].flatten(1).norm(dim=1)
         missed = torch.where(sound, off / sizes(target.features[:, free])[:, 0], math.inf)
         status = tuple(
@@ -122,8 +130,8 @@ class _Tokens:
     def of(parts: Halves, target: Target, free: Bool[Tensor, "t"], passes: int, tolerance: float) -> _Tokens:
         """Return the tokens after Newton's steps from what the start gives."""
         with torch.no_grad():
-            start = parts.first(target.start)
-        wanted = target.features[:, free].flatten(0, 1)
+            start = parts.first(target.start.double())
+        wanted = target.features[:, free].flatten(0, 1).double()
         z = wanted, sizes(wanted)
         inner = min(_TOKEN, passes)
         newton = NewtonKrylov(_STEPS, inner, tolerance, passes=max(2 * passes - inner, 1))
@@ -133,7 +141,8 @@ class _Tokens:
         return _Tokens(parts, free, start, z, unknowns(found), found.residual, found.passes, near)
 
     def solve_exactly(self, passes: int, tolerance: float) -> None:
-        """Take what is left in pictures that are near further, the nearest first, while there are passes."""
+        """Solve what is left of near pictures from the start again, the nearest first, while there are passes."""
+        begun = self.start[:, self.free].flatten(0, 1)
         count, width = len(self.x) // len(self.start), self.x.shape[1]
         each, exact = _EXACT_STEPS * (width + 8) + 1, DenseMarquardt(_EXACT_STEPS, tolerance=tolerance)
         for picture in self.near.nonzero().flatten().tolist() if width <= _LARGEST else ():
@@ -142,8 +151,9 @@ class _Tokens:
             left = left[self.residual[left].argsort()]
             while len(left) and (some := (2 * passes * count - int(self.runs[own].sum())) // each) > 0:
                 rows = left[:some]
-                found = exact.solve(partial(_missed, self.parts), self.x[rows], (self.z[0][rows], self.z[1][rows]))
-                self.x[rows], self.residual[rows] = unknowns(found), found.residual
+                found = exact.solve(partial(_missed, self.parts), begun[rows], (self.z[0][rows], self.z[1][rows]))
+                less = found.residual < self.residual[rows]
+                self.x[rows[less]], self.residual[rows[less]] = unknowns(found)[less], found.residual[less]
                 self.runs[rows] += found.passes
                 left = left[some:]
 
